@@ -1,0 +1,738 @@
+"""Trainer: fits a model to data by a compiled step, and can stop and go on to the same bits."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import backend as backends
+from . import checkpoint as files
+from . import functions, graph, nn
+from .callbacks import Callback
+from .data import Data, Dataset, Structure
+from .errors import DataError, FileError, ShapeError, UsageError
+from .graph import Spec, Tensor
+from .losses import Loss
+from .optim import N_COEFFICIENTS, Optimizer
+from .program import Program
+
+Array = NDArray[Any]
+Metric = str | Callable[[Any, Any], float]
+
+_BUDGET = 0.05  # seconds of steps between two looks at signals and the progress bar
+_PREDICT_BATCH = 256
+_INT64, _FLOAT64 = np.dtype(np.int64), np.dtype(np.float64)
+
+
+class History:
+    """What `Trainer.fit` returns: one dict of numbers an epoch.
+
+    Attributes
+    ----------
+    epochs : list of dict
+        Each with "epoch", "loss", "lr", and what validation and metrics add.
+    """
+
+    def __init__(self, epochs: list[dict[str, float]] | None = None) -> None:
+        self.epochs = epochs if epochs is not None else []
+
+    def __getitem__(self, key: str) -> list[float]:
+        """The values of one key over the epochs."""
+        return [e[key] for e in self.epochs if key in e]
+
+    def __len__(self) -> int:
+        return len(self.epochs)
+
+    def __repr__(self) -> str:
+        last = ", ".join(f"{k}={v:.4g}" for k, v in self.epochs[-1].items()) if self.epochs else ""
+        return f"History({len(self.epochs)} epochs{': ' + last if last else ''})"
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write one line an epoch."""
+        keys = list(dict.fromkeys(k for e in self.epochs for k in e))
+        with open(path, "w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=keys)
+            writer.writeheader()
+            writer.writerows(self.epochs)
+
+
+@dataclass
+class _Progress:
+    """Where a fit stands; what a checkpoint keeps of it."""
+
+    epochs_done: int = 0
+    step: int = 0  # steps done of the epoch at hand
+    loss_sum: float = 0.0
+    weight_sum: float = 0.0
+    extra_sums: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+class Trainer:
+    """Fits a model; a step is traced once and then run by the backend without Python.
+
+    Parameters
+    ----------
+    model
+        A Module; its parameters are drawn here where they have no values yet.
+    loss
+        ``loss(outputs, targets)`` -> one value a sample or a scalar, and optionally a dict of
+        further values to log.
+    optimizer
+        Its state belongs to this model from now on.
+    seed
+        Everything random follows from it; None draws one (`Trainer.seed` tells which).
+    threads
+        A number, or None to let the core choose. Results do not depend on it.
+    backend
+        ``"c"``, or ``"numpy"`` for the readable reference.
+    resume_from
+        A checkpoint. Where the file is absent, training starts afresh; else it goes on from
+        there: running the same script again finishes what was interrupted, to the same bits.
+
+    Attributes
+    ----------
+    model, loss, optimizer, seed
+        As given.
+    stop : bool
+        Set it in a callback to end a fit after the epoch.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        optimizer: Optimizer,
+        *,
+        seed: int | None = None,
+        threads: int | None = None,
+        backend: str = "c",
+        resume_from: str | os.PathLike[str] | None = None,
+    ) -> None:
+        backends.get(backend)
+        self.model, self.loss, self.optimizer = model, loss, optimizer
+        self.seed = backends.draw_seed() if seed is None else int(seed)
+        self.stop = False
+        self._threads, self._backend = threads, backend
+        backends.check_threads(threads)
+        self._epochs = 0  # epochs begun so far over all fits: the number of the shuffle
+        self._fits: list[list[dict[str, float]]] = []  # histories of the completed fits
+        self._fit = 0  # fit calls so far, replayed ones included
+        self._current: _Progress | None = None  # the fit that a checkpoint interrupted
+        self._callback_states: list[dict[str, Any]] = []
+        self._programs: dict[Any, tuple[Program, Any]] = {}
+        self._lock = threading.RLock()
+        model.init(self.seed)
+        optimizer.init(model.trainable())
+        if resume_from is not None and os.path.exists(resume_from):
+            self._resume(resume_from)
+
+    # -- training ----------------------------------------------------------------------------
+
+    def fit(
+        self,
+        x: Data,
+        y: Data,
+        *,
+        epochs: int,
+        batch_size: int,
+        shuffle: bool = True,
+        validation: tuple[Any, ...] | float | None = None,
+        sample_weight: Any = None,
+        metrics: Sequence[Metric] = (),
+        callbacks: Sequence[Callback] = (),
+        progress: bool = False,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: int | None = None,
+    ) -> History:
+        """Train for some epochs.
+
+        Parameters
+        ----------
+        x, y
+            Inputs and targets: arrays, or tuples or dicts of arrays, of one length.
+        epochs
+            Passes over the data.
+        batch_size
+            Rows of a minibatch; the last of an epoch may be smaller.
+        shuffle
+            Draw a new order for each epoch.
+        validation
+            (x, y) or (x, y, weight), or the fraction of the rows to hold out.
+        sample_weight
+            One number from 0 up for each row.
+        metrics
+            ``"accuracy"`` or functions of (targets, outputs) for the validation data.
+        callbacks
+            See `chainrule.callbacks`.
+        progress
+            Show a bar on a terminal, a line an epoch elsewhere.
+        checkpoint
+            A file to write the state to at the end of each epoch, or every
+            `checkpoint_every` steps.
+        checkpoint_every
+            Steps.
+
+        Returns
+        -------
+        History
+
+        Raises
+        ------
+        DataError, ShapeError, UsageError
+            For data that does not fit, naming the argument and the row; and for a loss that is
+            not finite, naming the step.
+        """
+        with self._alone():
+            self._fit += 1
+            if self._fit <= len(self._fits):
+                return History(self._fits[self._fit - 1])
+            _check_counts(epochs, batch_size, checkpoint_every)
+            data = Dataset(x, y, sample_weight, self._dtype)
+            rows, held = self._split(data, validation)
+            run = _Fit(self, data, rows, batch_size, shuffle, callbacks, checkpoint_every)
+            run.path, run.held, run.metrics = checkpoint, held, tuple(metrics)
+            return run.train(epochs, progress)
+
+    def step(self, x: Data, y: Data, *, sample_weight: Any = None) -> float:
+        """One step on one minibatch.
+
+        Returns
+        -------
+        float
+            Its loss before the update.
+        """
+        with self._alone():
+            data = Dataset(x, y, sample_weight, self._dtype)
+            program, names = self._train_program(data, data.n)
+            results = np.empty((1, 1 + len(names)))
+            with program.session(self._threads):
+                program.run(1, data.arrays, scalars=self._scalars(1), results=results)
+            self.optimizer.advance(1)
+            return self._finite(float(results[0, 0]), self.optimizer.steps - 1)
+
+    def predict(self, x: Data, *, batch_size: int = _PREDICT_BATCH) -> Any:
+        """The model's outputs; a row's result does not depend on the rows beside it.
+
+        Parameters
+        ----------
+        x
+            Inputs as for `fit`.
+        batch_size
+            Rows at a time; has no influence on the result.
+        """
+        with self._alone():
+            return self._predict(Dataset(x, None, None, self._dtype), batch_size)
+
+    def evaluate(
+        self, x: Data, y: Data, *, sample_weight: Any = None, metrics: Sequence[Metric] = ()
+    ) -> dict[str, float]:
+        """The loss and metrics on data.
+
+        Returns
+        -------
+        dict
+            "loss", and each metric by its name.
+        """
+        with self._alone():
+            return self._evaluate(x, y, sample_weight, metrics)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a checkpoint: weights, optimizer state, counters, histories."""
+        with self._alone():
+            self._save(path, None, ())
+
+    # -- programs ----------------------------------------------------------------------------
+
+    @property
+    def _dtype(self) -> np.dtype[Any]:
+        for p in self.model.parameters().values():
+            return p.dtype
+        return np.dtype(np.float32)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        if not self._lock.acquire(blocking=False):
+            raise UsageError("this Trainer is at work in another thread: use one a thread")
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def _compiled(
+        self, key: tuple[Any, ...], training: bool, build: Callable[[], tuple[list[Tensor], Any]]
+    ) -> tuple[Program, Any]:
+        """The program of that key, traced on first use: `build` gives its roots and more."""
+        frozen = tuple(p.frozen for p in self.model.parameters().values())
+        full_key = (*key, training, frozen)
+        if full_key not in self._programs:
+            flags = [(m, m.training) for _, m in self.model.modules()]
+            self.model.train(training)
+            try:
+                with graph.tracing():
+                    nn.set_current_step(Tensor(Spec((), _INT64), attrs={"column": 0}))
+                    roots, more = build()
+            finally:
+                nn.set_current_step(None)
+                for module, flag in flags:
+                    object.__setattr__(module, "training", flag)
+            owned: list[Tensor] = list(self.model.parameters().values())
+            owned += [s for states in self.optimizer.states.values() for s in states]
+            batch = key[1]
+            self._programs[full_key] = (Program(roots, owned, batch, self._backend), more)
+        return self._programs[full_key]
+
+    def _train_program(self, data: Dataset, batch: int) -> tuple[Program, list[str]]:
+        def build() -> tuple[list[Tensor], list[str]]:
+            x, y, w = data.load(batch)
+            total, extra = self._batch_loss(self.model(x), y, w, batch)
+            parameters = self.model.trainable()
+            found = graph.gradients(total, list(parameters.values()))
+            grads = dict(zip(parameters, found, strict=True))
+            for path, grad in grads.items():
+                if grad is None:
+                    raise UsageError(
+                        f"the loss does not depend on parameter {path!r}: freeze it or use it"
+                    )
+            self.optimizer.init(parameters)
+            coef = Tensor(Spec((N_COEFFICIENTS,), _FLOAT64), attrs={"column": 1})
+            known = {path: g for path, g in grads.items() if g is not None}
+            roots = self._results(total, extra)
+            return roots + self.optimizer.trace(parameters, known, coef), list(extra)
+
+        program, names = self._compiled(("train", batch, data.key), True, build)
+        data.check_bounds(program)
+        return program, names
+
+    def _batch_loss(
+        self, outputs: Any, y: Any, w: Tensor | None, batch: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        value = self.loss(outputs, y)
+        value, extra = value if isinstance(value, tuple) else (value, {})
+        if not isinstance(value, Tensor):
+            raise UsageError(
+                f"loss: expected a Tensor made of ops, got {type(value).__name__}; "
+                "a loss that cannot be traced cannot be compiled"
+            )
+        if value.ndim == 0:
+            if w is not None:
+                raise UsageError(
+                    "loss: gives one value for the whole batch, so sample_weight has no meaning; "
+                    "return one value a sample"
+                )
+            return functions.cast(value, _FLOAT64), extra
+        if value.shape[0] != batch:
+            raise ShapeError(f"loss: expected a value a sample, ({batch},), got {value.shape}")
+        if value.ndim > 1:
+            value = functions.mean(functions.reshape(value, (batch, -1)), axis=1)
+        weights = (
+            Tensor(np.ones(batch, value.dtype)) if w is None else functions.cast(w, value.dtype)
+        )
+        return graph.apply("weighted_mean", (value, weights)), extra
+
+    @staticmethod
+    def _results(total: Tensor, extra: Mapping[str, Tensor]) -> list[Tensor]:
+        values = [total, *(functions.cast(functions.mean(v), _FLOAT64) for v in extra.values())]
+        return [graph.apply("result", (v,), {"column": i}) for i, v in enumerate(values)]
+
+    def _scalars(self, steps: int) -> Array:
+        """Step numbers and optimizer coefficients of the coming steps."""
+        numbers = self.optimizer.steps + np.arange(steps, dtype=np.float64)
+        return np.column_stack([numbers, self.optimizer.coefficients(steps)])
+
+    @staticmethod
+    def _finite(loss: float, step: int) -> float:
+        if not math.isfinite(loss):
+            raise DataError(
+                f"the loss of step {step} is {loss}: try a smaller learning rate or clip_norm, "
+                "and look for outliers in the data"
+            )
+        return loss
+
+    # -- prediction --------------------------------------------------------------------------
+
+    def _predict(self, data: Dataset, batch_size: int = _PREDICT_BATCH) -> Any:
+        if batch_size < 1:
+            raise UsageError(f"batch_size: expected 1 or more, got {batch_size}")
+
+        outputs: list[Array] | None = None
+        structure: Structure | None = None
+        for first, batch in _batches(data.n, batch_size):
+
+            def build(batch: int = batch) -> tuple[list[Tensor], tuple[Structure, list[Spec]]]:
+                x, _, _ = data.load(batch)
+                made = Structure(self.model(x))
+                for leaf in made.leaves:
+                    if not isinstance(leaf, Tensor) or leaf.shape[:1] != (batch,):
+                        raise ShapeError(
+                            "predict: expected outputs with a row for each sample, got "
+                            f"{getattr(leaf, 'shape', leaf)}"
+                        )
+                roots = [
+                    graph.apply("store", (leaf,), {"output": i})
+                    for i, leaf in enumerate(made.leaves)
+                ]
+                return roots, (made, [leaf.spec for leaf in made.leaves])
+
+            program, (structure, specs) = self._compiled(("predict", batch, data.key), False, build)
+            data.check_bounds(program)
+            if outputs is None:
+                outputs = [np.empty((data.n, *s.shape[1:]), s.dtype) for s in specs]
+            with program.session(self._threads):
+                self._run_rows(program, data.arrays, first, batch, data.n, outputs)
+        if outputs is None or structure is None:
+            raise DataError("x has no rows")
+        return structure.build(outputs)
+
+    @staticmethod
+    def _run_rows(
+        program: Program, sources: list[Array], first: int, batch: int, n: int, outputs: list[Array]
+    ) -> None:
+        steps = (n - first) // batch
+        done = 0
+        while done < steps:
+            done += program.run(
+                steps - done,
+                sources,
+                first_row=first + done * batch,
+                outputs=outputs,
+                budget=_BUDGET,
+            )
+
+    def _evaluate(
+        self, x: Data, y: Data, weight: Any, metrics: Sequence[Metric]
+    ) -> dict[str, float]:
+        data = Dataset(x, y, weight, self._dtype)
+        loss_sum = weight_sum = 0.0
+        sums: dict[str, float] = {}
+        for first, batch in _batches(data.n, _PREDICT_BATCH):
+
+            def build(batch: int = batch) -> tuple[list[Tensor], list[str]]:
+                inputs, targets, w = data.load(batch)
+                total, extra = self._batch_loss(self.model(inputs), targets, w, batch)
+                return self._results(total, extra), list(extra)
+
+            program, names = self._compiled(("evaluate", batch, data.key), False, build)
+            data.check_bounds(program)
+            steps = (data.n - first) // batch
+            results = np.empty((steps, 1 + len(names)))
+            with program.session(self._threads):
+                done = 0
+                while done < steps:
+                    done += program.run(
+                        steps - done,
+                        data.arrays,
+                        first_row=first + done * batch,
+                        results=results[done:],
+                    )
+            for i, row in enumerate(results):
+                start = first + i * batch
+                share = (
+                    batch if weight is None else float(data.arrays[-1][start : start + batch].sum())
+                )
+                loss_sum += share * row[0]
+                weight_sum += share
+                for name, value in zip(names, row[1:], strict=True):
+                    sums[name] = sums.get(name, 0.0) + share * value
+        if not weight_sum:
+            raise DataError("no rows (or only zero weights) to evaluate on")
+        scores = {"loss": loss_sum / weight_sum}
+        scores |= {name: value / weight_sum for name, value in sums.items()}
+        if metrics:
+            outputs = self._predict(Dataset(x, None, None, self._dtype))
+            for metric in metrics:
+                scores[metric_name(metric)] = _measure(metric, y, outputs)
+        return scores
+
+    def _split(
+        self, data: Dataset, validation: tuple[Any, ...] | float | None
+    ) -> tuple[Array, tuple[Any, ...] | None]:
+        """The rows to train on, and the validation data."""
+        rows = np.arange(data.n, dtype=np.int64)
+        if validation is None or isinstance(validation, tuple):
+            if isinstance(validation, tuple) and len(validation) not in (2, 3):
+                raise UsageError("validation: expected (x, y), (x, y, weight) or a fraction")
+            return rows, validation
+        if not 0.0 < validation < 1.0:
+            raise UsageError(f"validation: expected a fraction between 0 and 1, got {validation!r}")
+        order = backends.permutation(backends.stream_key(self.seed, "validation"), 0, data.n)
+        held = np.sort(order[: max(1, round(data.n * validation))])
+        return np.setdiff1d(rows, held), data.rows(held)
+
+    # -- checkpoints -------------------------------------------------------------------------
+
+    def _save(
+        self,
+        path: str | os.PathLike[str],
+        current: _Progress | None,
+        callbacks: Sequence[Callback],
+    ) -> None:
+        tensors = files.model_tensors(self.model)
+        for name, states in self.optimizer.states.items():
+            tensors |= {f"optimizer/{name}/{i}": s.data for i, s in enumerate(states)}
+        states_json = []
+        for i, callback in enumerate(callbacks):
+            state = callback.state()
+            tensors |= {
+                f"callback/{i}/{k}": v for k, v in state.items() if isinstance(v, np.ndarray)
+            }
+            states_json.append({k: v for k, v in state.items() if not isinstance(v, np.ndarray)})
+        config = {
+            "kind": "trainer",
+            "model": self.model.config(),
+            "optimizer": self.optimizer.config(),
+            "seed": self.seed,
+            "epochs": self._epochs,
+            "fits": self._fits,
+            "current": None if current is None else vars(current),
+            "callbacks": states_json,
+        }
+        files.save_tensors(path, tensors, config)
+
+    def _resume(self, path: str | os.PathLike[str]) -> None:
+        tensors, config = files.load_tensors(path)
+        if config.get("kind") != "trainer":
+            raise FileError(
+                f"{os.fspath(path)}: holds a {config.get('kind')}, not a Trainer's state"
+            )
+        expected = {
+            f"optimizer/{name}/{i}": s
+            for name, states in self.optimizer.states.items()
+            for i, s in enumerate(states)
+        }
+        for name, state in expected.items():
+            if name not in tensors or tensors[name].shape != state.shape:
+                raise FileError(
+                    f"{os.fspath(path)}: its optimizer state does not fit this model ({name})"
+                )
+        files.set_model_tensors(self.model, tensors, path)
+        for name, state in expected.items():
+            state.data = np.array(tensors[name])
+        self.optimizer.restore(config["optimizer"])
+        self.seed, self._epochs, self._fits = config["seed"], config["epochs"], config["fits"]
+        self.model.init(self.seed)
+        if config["current"] is not None:
+            self._current = _Progress(**config["current"])
+        self._callback_states = config["callbacks"]
+        for name, value in tensors.items():
+            if name.startswith("callback/"):
+                _, i, key = name.split("/", 2)
+                self._callback_states[int(i)][key] = value
+
+
+class _Fit:
+    """One call of `Trainer.fit`."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        data: Dataset,
+        rows: Array,
+        batch_size: int,
+        shuffle: bool,
+        callbacks: Sequence[Callback],
+        checkpoint_every: int | None,
+    ) -> None:
+        self.trainer, self.data, self.rows = trainer, data, rows
+        self.shuffle, self.callbacks = shuffle, callbacks
+        self.every = checkpoint_every
+        if not len(rows):
+            raise DataError("x has no rows to train on")
+        self.batch = min(batch_size, len(rows))
+        self.full, self.rest = divmod(len(rows), self.batch)
+        self.steps = self.full + (self.rest > 0)
+        self.path: str | os.PathLike[str] | None = None
+        self.held: tuple[Any, ...] | None = None
+        self.metrics: tuple[Metric, ...] = ()
+
+    def train(self, epochs: int, progress: bool) -> History:
+        """Run the epochs that are not done yet."""
+        trainer = self.trainer
+        trainer.stop = False
+        state, trainer._current = trainer._current, None
+        if state is None:
+            state = _Progress()
+            for callback in self.callbacks:
+                callback.on_fit_begin(trainer)
+        else:
+            for callback, saved in zip(self.callbacks, trainer._callback_states, strict=False):
+                callback.restore(saved)
+        self.state = state
+        with _bar(progress, epochs * self.steps, self._done(state)) as bar:
+            while state.epochs_done < epochs and not trainer.stop:
+                self._epoch(bar)
+        for callback in self.callbacks:
+            callback.on_fit_end(trainer)
+        trainer._fits.append(state.history)
+        if self.path is not None:
+            trainer._save(self.path, None, ())
+        return History(state.history)
+
+    def _done(self, state: _Progress) -> int:
+        return state.epochs_done * self.steps + state.step
+
+    def _epoch(self, bar: _Bar) -> None:
+        trainer, state = self.trainer, self.state
+        order = self.rows
+        if self.shuffle:
+            key = backends.stream_key(trainer.seed, "shuffle")
+            order = order[backends.permutation(key, trainer._epochs, len(order))]
+        lr = trainer.optimizer.rate(trainer.optimizer.steps)
+        if state.step < self.full:
+            self._steps(order, self.batch, self.full, bar)
+        if self.rest and state.step < self.steps:
+            self._steps(order, self.rest, self.steps, bar)
+        logs = {
+            "epoch": float(trainer._epochs),
+            "loss": state.loss_sum / max(state.weight_sum, 1e-300),
+            "lr": lr,
+        }
+        logs |= {k: v / state.weight_sum for k, v in state.extra_sums.items()}
+        if self.held is not None:
+            x, y, *w = self.held
+            scores = trainer._evaluate(x, y, w[0] if w else None, self.metrics)
+            logs |= {f"val_{k}": v for k, v in scores.items()}
+        trainer._epochs += 1
+        state.epochs_done += 1
+        state.step, state.loss_sum, state.weight_sum = 0, 0.0, 0.0
+        state.extra_sums = {}
+        state.history.append(logs)
+        for callback in self.callbacks:
+            callback.on_epoch_end(trainer, logs)
+        bar.epoch(logs)
+        if self.path is not None and self.every is None:
+            trainer._save(self.path, state, self.callbacks)
+
+    def _steps(self, order: Array, batch: int, until: int, bar: _Bar) -> None:
+        """Run the steps of one minibatch size up to step `until` of the epoch."""
+        trainer, state = self.trainer, self.state
+        program, names = trainer._train_program(self.data, batch)
+        chunk = 16
+        while state.step < until:
+            boundary = until
+            if self.every is not None and self.path is not None:
+                total = trainer.optimizer.steps
+                boundary = min(until, state.step + self.every - total % self.every)
+            with program.session(trainer._threads):
+                while state.step < boundary:
+                    chunk = min(chunk, boundary - state.step)
+                    done = self._run(program, names, order, batch, chunk)
+                    bar.advance(done, state)
+                    chunk = max(1, 2 * done) if done == chunk else done
+            due = self.every is not None and trainer.optimizer.steps % self.every == 0
+            if self.path is not None and due:
+                trainer._save(self.path, state, self.callbacks)
+
+    def _run(self, program: Program, names: list[str], order: Array, batch: int, steps: int) -> int:
+        trainer, state = self.trainer, self.state
+        first = state.step * self.batch
+        index = order[first : first + steps * batch]
+        results = np.empty((steps, 1 + len(names)))
+        done = program.run(
+            steps,
+            self.data.arrays,
+            index=index,
+            scalars=trainer._scalars(steps),
+            results=results,
+            budget=_BUDGET,
+        )
+        for i, row in enumerate(results[:done]):
+            loss = trainer._finite(float(row[0]), trainer.optimizer.steps + i)
+            share = float(batch)
+            if "sample_weight" in self.data.parts:
+                rows = index[i * batch : (i + 1) * batch]
+                share = float(self.data.arrays[-1][rows].sum(dtype=np.float64))
+            state.loss_sum += share * loss
+            state.weight_sum += share
+            for name, value in zip(names, row[1:], strict=True):
+                state.extra_sums[name] = state.extra_sums.get(name, 0.0) + share * float(value)
+        trainer.optimizer.advance(done)
+        state.step += done
+        return done
+
+
+class _Bar:
+    """Progress: a tqdm bar on a terminal, a line an epoch elsewhere, or nothing."""
+
+    def __init__(self, total: int, done: int) -> None:
+        self._tqdm: Any = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm  # imported on first use: it costs a tenth of a second
+
+            self._tqdm = tqdm(total=total, initial=done, unit="step", leave=False)
+
+    def advance(self, steps: int, state: _Progress) -> None:
+        """Count steps done."""
+        if self._tqdm is not None:
+            self._tqdm.update(steps)
+            self._tqdm.set_postfix(loss=f"{state.loss_sum / state.weight_sum:.4f}", refresh=False)
+
+    def epoch(self, logs: Mapping[str, float]) -> None:
+        """Show the numbers of an epoch."""
+        text = "  ".join(f"{k} {v:.4f}" for k, v in logs.items() if k not in ("epoch", "lr"))
+        line = f"epoch {int(logs['epoch']) + 1:3d}  {text}"
+        if self._tqdm is not None:
+            self._tqdm.write(line)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._tqdm is not None:
+            self._tqdm.close()
+
+
+class _NoBar(_Bar):
+    def __init__(self) -> None:
+        self._tqdm = None
+
+    def epoch(self, logs: Mapping[str, float]) -> None:
+        pass
+
+
+@contextmanager
+def _bar(show: bool, total: int, done: int) -> Iterator[_Bar]:
+    bar = _Bar(total, done) if show else _NoBar()
+    try:
+        yield bar
+    finally:
+        bar.close()
+
+
+def _batches(n: int, size: int) -> list[tuple[int, int]]:
+    """(first row, batch) of the full minibatches and of the smaller last one."""
+    rest = n % size
+    full = [(0, size)] if n >= size else []
+    return full + ([(n - rest, rest)] if rest else [])
+
+
+def metric_name(metric: Metric) -> str:
+    """The name under which a metric is logged."""
+    return metric if isinstance(metric, str) else getattr(metric, "__name__", "metric")
+
+
+def _measure(metric: Metric, y: Data, outputs: Any) -> float:
+    if not isinstance(metric, str):
+        return float(metric(y, outputs))
+    if metric != "accuracy":
+        raise UsageError(f"metrics: expected 'accuracy' or a function, got {metric!r}")
+    scores, targets = np.asarray(outputs), np.asarray(y)
+    classes = scores.argmax(axis=1) if scores.ndim == 2 and scores.shape[1] > 1 else scores > 0.0
+    return float(np.mean(classes.reshape(targets.shape) == targets))
+
+
+def _check_counts(epochs: int, batch_size: int, every: int | None) -> None:
+    for name, n in (("epochs", epochs), ("batch_size", batch_size), ("checkpoint_every", every)):
+        least = 0 if name == "epochs" else 1
+        if n is not None and (not isinstance(n, int | np.integer) or n < least):
+            raise UsageError(f"{name}: expected an integer from {least} up, got {n!r}")
