@@ -61,6 +61,8 @@ cdef extern from "chainrule.h" nogil:
     const char *chainrule_op_name(int op)
     const char *chainrule_activation(int row, const char **residual)
     const char *chainrule_update_name(int row, int *states)
+    const char *chainrule_compiler()
+    int chainrule_openmp()
     const char *chainrule_isa_at(int i)
     const char *chainrule_isa()
     chainrule_status chainrule_set_isa(const char *name)
@@ -237,6 +239,11 @@ cdef extern from *:
 def compiler():
     """What the core was compiled with: compiler and version, and whether with OpenMP."""
     return BUILD_COMPILER.decode().strip(), bool(BUILD_OPENMP)
+
+
+def compiler():
+    """The C compiler of this build, and whether it can use several threads."""
+    return chainrule_compiler().decode("ascii"), chainrule_openmp() != 0
 
 
 def isas():
