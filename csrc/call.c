@@ -5,8 +5,7 @@
 
 static int64_t elements(const chainrule_view *v) {
     int64_t n = 1;
-    for (int a = 0; a < v->ndim; a++)
-        n *= v->shape[a];
+    for (int a = 0; a < v->ndim; a++) n *= v->shape[a];
     return n;
 }
 
@@ -26,22 +25,17 @@ static int transposed(const chainrule_call *call, int operand) {
 
 double chainrule_work(const chainrule_call *call) {
     double work = 1;
-    for (int j = 0; j < call->n_in; j++)
-        work += (double)elements(&call->in[j]);
-    for (int j = 0; j < call->n_out; j++)
-        work += (double)elements(&call->out[j]);
-    if (chainrule_class_of(call->op) != CONTRACT)
-        return 2 * work;
+    for (int j = 0; j < call->n_in; j++) work += (double)elements(&call->in[j]);
+    for (int j = 0; j < call->n_out; j++) work += (double)elements(&call->out[j]);
+    if (chainrule_class_of(call->op) != CONTRACT) return 2 * work;
     const double terms = (double)call->in[0].shape[!transposed(call, 0)];
     return work + 2 * terms * (double)elements(&call->out[0]);
 }
 
 int chainrule_choose_threads(int threads, double work) {
-    if (threads > 0)
-        return threads;
+    if (threads > 0) return threads;
     const double enough = 1.5e6; /* some 15 us of a core: sharing less gains too little */
-    if (work < 2 * enough)
-        return 1;
+    if (work < 2 * enough) return 1;
     const int cores = chainrule_cores();
     return work / enough < cores ? (int)(work / enough) : cores;
 }
@@ -86,10 +80,8 @@ const chainrule_kernels *chainrule_kernels_for(const chainrule_call *call,
 
 static chainrule_split undivided(void) {
     chainrule_split s = {.extent = 1};
-    for (int j = 0; j < MAX_OUT; j++)
-        s.out[j] = WHOLE;
-    for (int j = 0; j < MAX_IN; j++)
-        s.in[j] = WHOLE;
+    for (int j = 0; j < MAX_OUT; j++) s.out[j] = WHOLE;
+    for (int j = 0; j < MAX_IN; j++) s.in[j] = WHOLE;
     return s;
 }
 
@@ -97,14 +89,11 @@ static chainrule_split undivided(void) {
 static chainrule_split by_rows(const chainrule_call *call) {
     chainrule_split s = undivided();
     const chainrule_view *lead = call->n_out ? &call->out[0] : &call->in[0];
-    if (lead->ndim == 0 || lead->shape[0] == 1)
-        return s;
+    if (lead->ndim == 0 || lead->shape[0] == 1) return s;
     s.extent = lead->shape[0];
-    for (int j = 0; j < call->n_out; j++)
-        s.out[j] = 0;
+    for (int j = 0; j < call->n_out; j++) s.out[j] = 0;
     for (int j = 0; j < call->n_in; j++)
-        if (call->in[j].ndim == lead->ndim && call->in[j].shape[0] == s.extent)
-            s.in[j] = 0;
+        if (call->in[j].ndim == lead->ndim && call->in[j].shape[0] == s.extent) s.in[j] = 0;
     return s;
 }
 
@@ -135,11 +124,9 @@ chainrule_split chainrule_split_of(const chainrule_call *call) {
     case OP_dsoftmax_cross_entropy:
     case OP_take_along_last:
     case OP_put_along_last:
-        if (call->op == OP_put_along_last && call->in[1].ndim == 0)
-            return undivided();
+        if (call->op == OP_put_along_last && call->in[1].ndim == 0) return undivided();
         if (s.extent > 1)
-            for (int j = 0; j < call->n_in; j++)
-                s.in[j] = 0;
+            for (int j = 0; j < call->n_in; j++) s.in[j] = 0;
         break;
     case OP_matmul:
         s.in[0] = s.extent > 1 ? (int8_t)transposed(call, 0) : WHOLE;
@@ -170,8 +157,7 @@ chainrule_split chainrule_split_of(const chainrule_call *call) {
         break;
     case OP_take:
         s.in[0] = WHOLE;
-        if (call->in[1].ndim == 0)
-            return undivided();
+        if (call->in[1].ndim == 0) return undivided();
         s.in[1] = s.extent > 1 ? 0 : WHOLE;
         break;
     case OP_transpose:
@@ -181,8 +167,7 @@ chainrule_split chainrule_split_of(const chainrule_call *call) {
     case OP_unslice:
     case OP_concatenate:
         if (call->i[0] == 0)
-            for (int j = 0; j < call->n_in; j++)
-                s.in[j] = WHOLE;
+            for (int j = 0; j < call->n_in; j++) s.in[j] = WHOLE;
         break;
     }
     return s;
@@ -268,13 +253,11 @@ void chainrule_prepare(chainrule_task *task, const chainrule_call *call,
     task->team = 1;
     const chainrule_view *lead = call->n_out ? &call->out[0] : call->n_in ? &call->in[0] : &no_view;
     task->end = lead->ndim ? lead->shape[0] : 1;
-    if (chainrule_class_of(call->op) == CONTRACT)
-        prepare_contract(task, w, state);
+    if (chainrule_class_of(call->op) == CONTRACT) prepare_contract(task, w, state);
 }
 
 static void narrow_view(chainrule_view *v, int axis, int64_t begin, int64_t end) {
-    if (axis == WHOLE)
-        return;
+    if (axis == WHOLE) return;
     v->data = (char *)v->data + begin * v->stride[axis] * chainrule_size(v->dtype);
     v->shape[axis] = end - begin;
 }
@@ -306,16 +289,13 @@ int chainrule_narrow(chainrule_task *task, const chainrule_split *split, int t, 
     }
     int64_t begin, end;
     chainrule_part(split->extent, 1, t, team, &begin, &end);
-    if (begin >= end)
-        return 0;
-    if (split->extent == 1)
-        return 1;
+    if (begin >= end) return 0;
+    if (split->extent == 1) return 1;
     int ids;
     chainrule_index_bound(call, &ids);
     if (ids >= 0) {
         task->base = begin;
-        for (int a = 1; a < call->in[ids].ndim; a++)
-            task->base *= call->in[ids].shape[a];
+        for (int a = 1; a < call->in[ids].ndim; a++) task->base *= call->in[ids].shape[a];
     }
     switch (chainrule_class_of(call->op)) {
     case CONTRACT:
@@ -325,10 +305,8 @@ int chainrule_narrow(chainrule_task *task, const chainrule_split *split, int t, 
     case REDUCE:
     case ROWS:
     case GATHER:
-        for (int j = 0; j < call->n_out; j++)
-            narrow_view(&call->out[j], split->out[j], begin, end);
-        for (int j = 0; j < call->n_in; j++)
-            narrow_view(&call->in[j], split->in[j], begin, end);
+        for (int j = 0; j < call->n_out; j++) narrow_view(&call->out[j], split->out[j], begin, end);
+        for (int j = 0; j < call->n_in; j++) narrow_view(&call->in[j], split->in[j], begin, end);
         task->end = end - begin;
         break;
     default:
@@ -365,15 +343,13 @@ size_t chainrule_scratch(const chainrule_task *task, int team) {
 static int64_t first_bad_label(const chainrule_call *call) {
     int operand;
     const int64_t bound = chainrule_index_bound(call, &operand);
-    if (operand < 0)
-        return -1;
+    if (operand < 0) return -1;
     const chainrule_view *y = &call->in[operand];
     for (int64_t i = 0; i < y->shape[0]; i++) {
         const int64_t at = i * y->stride[0];
         const int64_t id =
             y->dtype == DT_I32 ? ((const int32_t *)y->data)[at] : ((const int64_t *)y->data)[at];
-        if (id < 0 || id >= bound)
-            return i;
+        if (id < 0 || id >= bound) return i;
     }
     return -1;
 }
@@ -393,8 +369,7 @@ int64_t chainrule_task_run(const chainrule_task *task, void *scratch) {
         break;
     case ROWS:
         bad = first_bad_label(call);
-        if (bad < 0)
-            task->kernels->rows(call, task->begin, task->end);
+        if (bad < 0) task->kernels->rows(call, task->begin, task->end);
         break;
     case CONTRACT:
         task->kernels->contract(&task->contract, scratch, 0, 1);

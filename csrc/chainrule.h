@@ -64,6 +64,10 @@ typedef struct chainrule_error {
 /* CHAINRULE_ABI of the library that runs. Thread-safe. */
 CHAINRULE_API int chainrule_abi(void);
 
+/* Name and version of the compiler; whether this build can use several threads. Thread-safe. */
+CHAINRULE_API const char *chainrule_compiler(void);
+CHAINRULE_API int chainrule_openmp(void);
+
 /* Name of the i-th instruction set that this build has and this CPU runs ("portable", "avx2",
  * "avx512", "neon"), from the plainest to the widest; NULL past the last. Thread-safe. */
 CHAINRULE_API const char *chainrule_isa_at(int i);

@@ -70,8 +70,7 @@ static bytes in_bytes(const chainrule_view *v) {
 /* Keep [begin, end) of an axis. */
 static void keep(bytes *b, int axis, int64_t begin, int64_t end) {
     axis += b->base;
-    if (axis >= MAX_DIMS)
-        return; /* 0-d: its only part is all of it */
+    if (axis >= MAX_DIMS) return; /* 0-d: its only part is all of it */
     b->data += begin * b->step[axis];
     b->shape[axis] = end - begin;
 }
@@ -100,8 +99,7 @@ static void transpose(const chainrule_call *call, int64_t begin, int64_t end) {
     bytes to = in_bytes(&call->out[0]), from = in_bytes(&call->in[0]), moved = from;
     for (int a = 0; a < call->out[0].ndim; a++)
         moved.step[moved.base + a] = from.step[from.base + (int)call->i[a]];
-    if (to.base < MAX_DIMS)
-        moved.data += begin * moved.step[to.base];
+    if (to.base < MAX_DIMS) moved.data += begin * moved.step[to.base];
     keep(&to, 0, begin, end);
     copy_bytes(&to, &moved);
 }
@@ -111,17 +109,14 @@ static void reshape(const chainrule_call *call, int64_t begin, int64_t end) {
     const chainrule_view *to = &call->out[0], *from = &call->in[0];
     const int64_t size = chainrule_size(to->dtype);
     int64_t to_width = 1, from_width = 1;
-    for (int a = 1; a < to->ndim; a++)
-        to_width *= to->shape[a];
-    for (int a = 1; a < from->ndim; a++)
-        from_width *= from->shape[a];
+    for (int a = 1; a < to->ndim; a++) to_width *= to->shape[a];
+    for (int a = 1; a < from->ndim; a++) from_width *= from->shape[a];
     const int64_t to_pitch = to->ndim ? to->stride[0] : 1;
     const int64_t from_pitch = from->ndim ? from->stride[0] : 1;
     for (int64_t at = begin * to_width; at < end * to_width;) {
         const int64_t to_column = at % to_width, from_column = at % from_width;
         int64_t n = to_width - to_column;
-        if (n > from_width - from_column)
-            n = from_width - from_column;
+        if (n > from_width - from_column) n = from_width - from_column;
         memcpy((char *)to->data + (at / to_width * to_pitch + to_column) * size,
                (char *)from->data + (at / from_width * from_pitch + from_column) * size,
                (size_t)(n * size));
@@ -158,8 +153,7 @@ static void unslice(const chainrule_call *call, int64_t begin, int64_t end) {
     } else {
         /* those of the n rows that go to [begin, end); start + i * step is monotone in i */
         int64_t i0 = 0, i1 = n;
-        while (i0 < i1 && !(start + i0 * step >= begin && start + i0 * step < end))
-            i0++;
+        while (i0 < i1 && !(start + i0 * step >= begin && start + i0 * step < end)) i0++;
         while (i1 > i0 && !(start + (i1 - 1) * step >= begin && start + (i1 - 1) * step < end))
             i1--;
         keep(&to, 0, i0, i1);
@@ -217,8 +211,7 @@ void chainrule_copy(const chainrule_call *call, int64_t begin, int64_t end) {
     {                                                                                              \
         to_t *t = to;                                                                              \
         const from_t *f = from;                                                                    \
-        for (int64_t i = 0; i < n; i++)                                                            \
-            t[i] = (value);                                                                        \
+        for (int64_t i = 0; i < n; i++) t[i] = (value);                                            \
         break;                                                                                     \
     }
 #define FITS(low, high) (f[i] >= (low) && f[i] < (high))
@@ -279,8 +272,7 @@ int64_t chainrule_load(const chainrule_view *to, const chainrule_rows *source, c
     const int64_t to_size = chainrule_size(to->dtype);
     const int64_t to_pitch = to->ndim ? to->stride[0] * to_size : 0;
     int64_t fetched = source->width * chainrule_size(source->dtype);
-    if (fetched > MOST_LINES * LINE)
-        fetched = MOST_LINES * LINE;
+    if (fetched > MOST_LINES * LINE) fetched = MOST_LINES * LINE;
     for (int64_t r = begin; r < end; r++) {
         if (index && r + AHEAD < end) {
             /* not checked yet, but an address that is only prefetched may be any */
@@ -290,8 +282,7 @@ int64_t chainrule_load(const chainrule_view *to, const chainrule_rows *source, c
                 __builtin_prefetch((const void *)(next + (uintptr_t)at));
         }
         const int64_t row = index ? index[r] : first + r;
-        if (row < 0 || row >= source->rows)
-            return r;
+        if (row < 0 || row >= source->rows) return r;
         chainrule_cast(to->dtype, (char *)to->data + r * to_pitch, source->dtype,
                        source->data + row * source->pitch, source->width);
     }

@@ -45,8 +45,7 @@ static const isa isas[] = {
 static int supported(void) {
 #if defined(CHAINRULE_HAVE_X86)
     __builtin_cpu_init();
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma"))
-        return 1;
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return 1;
     if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512dq") ||
         !__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512vl"))
         return 2;
@@ -59,8 +58,7 @@ static atomic_int chosen = -1;
 
 static int find(const char *name) {
     for (int i = 0; i < supported(); i++)
-        if (!strcmp(isas[i].name, name))
-            return i;
+        if (!strcmp(isas[i].name, name)) return i;
     return -1;
 }
 
@@ -69,8 +67,7 @@ const chainrule_kernels *chainrule_table(int dtype) {
     if (i < 0) {
         const char *cap = getenv("CHAINRULE_ISA");
         i = cap ? find(cap) : -1;
-        if (i < 0)
-            i = supported() - 1;
+        if (i < 0) i = supported() - 1;
         atomic_store_explicit(&chosen, i, memory_order_relaxed);
     }
     return isas[i].kernels[dtype == DT_F64];
@@ -80,8 +77,7 @@ const char *chainrule_isa_at(int i) { return i >= 0 && i < supported() ? isas[i]
 
 int chainrule_choose_isa(const char *name) {
     const int i = find(name);
-    if (i < 0)
-        return -1;
+    if (i < 0) return -1;
     atomic_store_explicit(&chosen, i, memory_order_relaxed);
     return 0;
 }

@@ -77,8 +77,7 @@ enum { SMALL_POWER = 8 };
 INLINE vreal power_small(vreal x, int n) {
     vreal y = v_splat(1);
     for (; n; n >>= 1, x = x * x)
-        if (n & 1)
-            y = y * x;
+        if (n & 1) y = y * x;
     return y;
 }
 DEFINE_MAP(power_small, 1, power_small(a, (int)call->f[0]))
@@ -113,8 +112,7 @@ typedef uint8_t vbytes __attribute__((vector_size(VBYTES * 8 / CHAINRULE_REAL)))
             vbytes bytes = __builtin_convertvector(mask, vbytes) & 1;                              \
             memcpy(out + i, &bytes, sizeof bytes);                                                 \
         }                                                                                          \
-        for (; i < row->n; i++)                                                                    \
-            out[i] = pa[i * sa] op pb[i * sb];                                                     \
+        for (; i < row->n; i++) out[i] = pa[i * sa] op pb[i * sb];                                 \
     }
 DEFINE_COMPARE(less, <)
 DEFINE_COMPARE(less_equal, <=)
@@ -201,8 +199,7 @@ static void philox_blocks(uint64_t block, uint64_t step, uint64_t key, uint32_t 
     const vu64 zero = {0}, low = zero + UINT32_MAX;
     vu64 key0 = zero + key, key1 = zero + (key >> 32), x0, x1, x2 = zero + step,
          x3 = zero + (step >> 32);
-    for (int j = 0; j < LANES; j++)
-        x0[j] = block + (uint64_t)j;
+    for (int j = 0; j < LANES; j++) x0[j] = block + (uint64_t)j;
     x1 = x0 >> 32;
     for (int round = 0; round < 10; round++) {
         const vu64 p = v_multiply_low(x0, zero + 0xD2511F53),
@@ -318,11 +315,9 @@ static void map_axis(map_function function, const chainrule_call *call, int n_in
         const int64_t part = n - i < BLOCK ? n - i : BLOCK;
         for (int k = 1; k <= n_in; k++) {
             const int64_t size = (int64_t)o[k].size;
-            if (stride[k] == 0)
-                continue;
+            if (stride[k] == 0) continue;
             row.in[k - 1] = data[k] + i * stride[k];
-            if (stride[k] == size)
-                continue;
+            if (stride[k] == size) continue;
             copy_strided(o[k].size, part, block[k], size, data[k] + i * stride[k], stride[k]);
             row.in[k - 1] = block[k];
         }
@@ -332,8 +327,7 @@ static void map_axis(map_function function, const chainrule_call *call, int n_in
         row.position = position + i;
         row.out = stride[0] == size ? out : block[0];
         function(&row, call);
-        if (stride[0] != size)
-            copy_strided(o[0].size, part, out, stride[0], block[0], size);
+        if (stride[0] != size) copy_strided(o[0].size, part, out, stride[0], block[0], size);
     }
 }
 
@@ -344,22 +338,16 @@ void K(map)(const chainrule_call *call, int64_t begin, int64_t end) {
     const int n_in = call->op == OP_dropout ? 1 : call->n_in;
     int64_t shape[MAX_DIMS] = {1, 1, 1, 1}, inner = 1;
     operand o[1 + MAX_MAP_IN];
-    if (!function || begin >= end || n_in > MAX_MAP_IN)
-        return;
+    if (!function || begin >= end || n_in > MAX_MAP_IN) return;
 
     o[0] = operand_of(out, out);
-    for (int k = 0; k < n_in; k++)
-        o[k + 1] = operand_of(&call->in[k], out);
+    for (int k = 0; k < n_in; k++) o[k + 1] = operand_of(&call->in[k], out);
     const int outermost = out->ndim ? MAX_DIMS - out->ndim : MAX_DIMS - 1;
-    for (int d = 0; d < out->ndim; d++)
-        shape[outermost + d] = out->shape[d];
+    for (int d = 0; d < out->ndim; d++) shape[outermost + d] = out->shape[d];
     shape[outermost] = end - begin;
-    for (int d = outermost + 1; d < MAX_DIMS; d++)
-        inner *= shape[d];
-    if (inner == 0)
-        return;
-    for (int k = 0; k <= n_in; k++)
-        o[k].data += begin * o[k].stride[outermost];
+    for (int d = outermost + 1; d < MAX_DIMS; d++) inner *= shape[d];
+    if (inner == 0) return;
+    for (int k = 0; k <= n_in; k++) o[k].data += begin * o[k].stride[outermost];
     int64_t position = begin * inner;
 
     /* Axes that every operand walks as one become one, the innermost. */
@@ -373,15 +361,12 @@ void K(map)(const chainrule_call *call, int64_t begin, int64_t end) {
         }
         if (!joins) {
             last--;
-            if (last == d)
-                continue;
-            for (int k = 0; k <= n_in; k++)
-                o[k].stride[last] = o[k].stride[d];
+            if (last == d) continue;
+            for (int k = 0; k <= n_in; k++) o[k].stride[last] = o[k].stride[d];
             shape[last] = shape[d];
         } else {
             if (shape[last] == 1)
-                for (int k = 0; k <= n_in; k++)
-                    o[k].stride[last] = o[k].stride[d];
+                for (int k = 0; k <= n_in; k++) o[k].stride[last] = o[k].stride[d];
             shape[last] *= shape[d];
         }
         shape[d] = 1;

@@ -28,15 +28,13 @@ INLINE int64_t index_at(const chainrule_view *ids, int64_t i) {
 }
 
 INLINE void report(int64_t *bad, int64_t position) {
-    if (*bad < 0)
-        *bad = position;
+    if (*bad < 0) *bad = position;
 }
 
 /* number of elements of axes from `axis` on, before `end` */
 INLINE int64_t extent(const chainrule_view *v, int axis, int end) {
     int64_t n = 1;
-    for (int d = axis; d < end; d++)
-        n *= v->shape[d];
+    for (int d = axis; d < end; d++) n *= v->shape[d];
     return n;
 }
 
@@ -44,16 +42,14 @@ INLINE int64_t extent(const chainrule_view *v, int axis, int end) {
 INLINE int64_t pitch(const chainrule_view *v) { return v->ndim ? v->stride[0] : 0; }
 
 INLINE void prefetch(const char *p, int64_t bytes) {
-    for (int64_t i = 0; i < bytes; i += 64)
-        __builtin_prefetch(p + i);
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(p + i);
 }
 
 /* Whole vectors, the last of which overlaps the one before it; bytes is a multiple of 4. */
 INLINE void copy_bytes(char *to, const char *from, int64_t bytes) {
     typedef char vbytes __attribute__((vector_size(VBYTES), aligned(1), may_alias));
     if (bytes < VBYTES) {
-        for (int64_t i = 0; i < bytes; i += 4)
-            memcpy(to + i, from + i, 4);
+        for (int64_t i = 0; i < bytes; i += 4) memcpy(to + i, from + i, 4);
         return;
     }
     for (int64_t i = 0; i < bytes - VBYTES; i += VBYTES)
@@ -63,8 +59,7 @@ INLINE void copy_bytes(char *to, const char *from, int64_t bytes) {
 
 INLINE void add_row(real *to, const real *from, int64_t n) {
     int64_t i = 0;
-    for (; i + VLANES <= n; i += VLANES)
-        v_store(to + i, v_load(to + i) + v_load(from + i));
+    for (; i + VLANES <= n; i += VLANES) v_store(to + i, v_load(to + i) + v_load(from + i));
     if (i < n) {
         const int left = (int)(n - i);
         v_store_n(to + i, v_load_n(to + i, left) + v_load_n(from + i, left), left);
@@ -81,11 +76,9 @@ static void take(const chainrule_call *call, int t, int team, int64_t *bad) {
     char *to = out->data;
     if (ids->ndim == 0) { /* one row, which loses its axis: what was axis 1 has the pitch now */
         const int64_t id = index_at(ids, 0), pieces = out->ndim ? out->shape[0] : 1;
-        if (t || pieces == 0)
-            return;
+        if (t || pieces == 0) return;
         const int valid = id >= 0 && id < rows;
-        if (!valid)
-            report(bad, 0);
+        if (!valid) report(bad, 0);
         const int64_t piece = width / pieces, to_step = pitch(out) * size;
         for (int64_t i = 0; i < pieces; i++)
             if (valid)
@@ -110,13 +103,10 @@ static void take(const chainrule_call *call, int t, int team, int64_t *bad) {
 #define PREFETCH_NEXT                                                                              \
     if (ni < end) {                                                                                \
         const int64_t next = index_at(ids, ni * id_step + nj);                                     \
-        if (next >= 0 && next < rows)                                                              \
-            prefetch(from + next * step, width);                                                   \
-        if (++nj == inner)                                                                         \
-            nj = 0, ni++;                                                                          \
+        if (next >= 0 && next < rows) prefetch(from + next * step, width);                         \
+        if (++nj == inner) nj = 0, ni++;                                                           \
     }
-    for (int k = 0; k < AHEAD; k++)
-        PREFETCH_NEXT
+    for (int k = 0; k < AHEAD; k++) PREFETCH_NEXT
     for (int64_t i = begin; i < end; i++) {
         char *row = to + i * to_step;
         for (int64_t j = 0; j < inner; j++, row += width) {
@@ -158,15 +148,13 @@ INLINE int64_t row_of(const distinct *d, int64_t slot) {
 INLINE int64_t slot_of(distinct *d, int64_t row) {
     if (!d->linked) {
         for (int64_t slot = 0; slot < d->count; slot++)
-            if (d->book[slot] == row)
-                return slot;
+            if (d->book[slot] == row) return slot;
         d->book[d->count] = row;
         return d->count++;
     }
     int32_t *head = &d->head[bucket_of(d, row)];
     for (int64_t slot = *head; slot; slot = d->book[slot - 1] >> 32)
-        if ((uint32_t)d->book[slot - 1] == (uint64_t)row)
-            return slot - 1;
+        if ((uint32_t)d->book[slot - 1] == (uint64_t)row) return slot - 1;
     d->book[d->count] = (int64_t)*head << 32 | row;
     *head = (int32_t)++d->count;
     return d->count - 1;
@@ -186,13 +174,11 @@ static void row_sums(const chainrule_call *call, int t, int team, int64_t *bad) 
     d.linked = table_rows <= UINT32_MAX && n < INT32_MAX;
     d.count = 0;
     if (d.book == rows) { /* only one thread can keep its books there */
-        if (t)
-            return;
+        if (t) return;
         team = 1;
     }
     uint64_t heads = 16;
-    while (heads < 4 * (uint64_t)n && heads < HEADS)
-        heads *= 2;
+    while (heads < 4 * (uint64_t)n && heads < HEADS) heads *= 2;
     d.mask = heads - 1;
     memset(d.head, 0, heads * sizeof *d.head);
     for (int64_t i = 0; i < n; i++) {
@@ -202,8 +188,7 @@ static void row_sums(const chainrule_call *call, int t, int team, int64_t *bad) 
             continue;
         }
         const int64_t slot = slot_of(&d, id);
-        if (team > 1 && slot % team != t)
-            continue;
+        if (team > 1 && slot % team != t) continue;
         if (slot == count)
             copy_bytes((char *)(to + slot * sum_step), (const char *)(from + i * g_step),
                        width * (int64_t)sizeof(real));
@@ -211,14 +196,10 @@ static void row_sums(const chainrule_call *call, int t, int team, int64_t *bad) 
             add_row(to + slot * sum_step, from + i * g_step, width);
     }
     for (int64_t slot = d.count; slot < n; slot++)
-        if (slot % team == t)
-            memset(to + slot * sum_step, 0, (size_t)width * sizeof(real));
-    if (t)
-        return;
-    for (int64_t slot = 0; slot < d.count; slot++)
-        rows[slot] = row_of(&d, slot);
-    for (int64_t slot = d.count; slot < n; slot++)
-        rows[slot] = -1;
+        if (slot % team == t) memset(to + slot * sum_step, 0, (size_t)width * sizeof(real));
+    if (t) return;
+    for (int64_t slot = 0; slot < d.count; slot++) rows[slot] = row_of(&d, slot);
+    for (int64_t slot = d.count; slot < n; slot++) rows[slot] = -1;
 }
 
 /* ---- what is done with the sums -------------------------------------------------------------- */
@@ -233,14 +214,11 @@ static void scatter_rows(const chainrule_call *call, int t, int team, int64_t *b
     if (step == width && begin < end)
         memset(to + begin * step, 0, (size_t)((end - begin) * bytes));
     else
-        for (int64_t r = begin; r < end; r++)
-            memset(to + r * step, 0, (size_t)bytes);
+        for (int64_t r = begin; r < end; r++) memset(to + r * step, 0, (size_t)bytes);
     for (int64_t i = 0; i < rows->shape[0]; i++) {
         const int64_t row = ((const int64_t *)rows->data)[i * pitch(rows)];
-        if (row >= table_rows)
-            report(bad, i);
-        if (row < begin || row >= end)
-            continue;
+        if (row >= table_rows) report(bad, i);
+        if (row < begin || row >= end) continue;
         copy_bytes((char *)(to + row * step),
                    (const char *)((const real *)sums->data + i * pitch(sums)), bytes);
     }
@@ -271,11 +249,9 @@ INLINE void update_touched(const int row, const int states, const update_coef *c
                     prefetch((const char *)(from[o] + r * from_step[o]),
                              width * (int64_t)sizeof(real));
         }
-        if (i < 0)
-            continue;
+        if (i < 0) continue;
         const int64_t r = touched[i * row_step];
-        if (r < 0)
-            continue;
+        if (r < 0) continue;
         if (r >= table_rows) {
             report(bad, i);
             continue;
@@ -294,16 +270,12 @@ INLINE void update_touched(const int row, const int states, const update_coef *c
 #define PUT(p, v) (whole ? v_store(p, v) : v_store_n(p, v, left))
             const vreal w = GET(in[0] + c);
             vreal s1 = w, s2 = w;
-            if (states > 0)
-                s1 = GET(in[1] + c);
-            if (states > 1)
-                s2 = GET(in[2] + c);
+            if (states > 0) s1 = GET(in[1] + c);
+            if (states > 1) s2 = GET(in[2] + c);
             const vreal new_w = update_row(row, coef, w, GET(g + c), &s1, &s2);
             PUT(out[0] + c, new_w);
-            if (states > 0)
-                PUT(out[1] + c, s1);
-            if (states > 1)
-                PUT(out[2] + c, s2);
+            if (states > 0) PUT(out[1] + c, s1);
+            if (states > 1) PUT(out[2] + c, s2);
 #undef GET
 #undef PUT
         }
@@ -336,13 +308,11 @@ static void along_last(const chainrule_view *x, const chainrule_view *ids, const
     for (int64_t i = begin; i < end; i++) {
         char *row = (char *)x->data + i * x_step * size;
         char *number = (char *)y->data + i * pitch(y) * size;
-        if (!takes)
-            memset(row, 0, (size_t)(inner * classes * size));
+        if (!takes) memset(row, 0, (size_t)(inner * classes * size));
         for (int64_t j = 0; j < inner; j++, row += classes * size, number += size) {
             const int64_t id = index_at(ids, i * pitch(ids) + j);
             const int valid = id >= 0 && id < classes;
-            if (!valid)
-                report(bad, i * inner + j);
+            if (!valid) report(bad, i * inner + j);
             if (valid && takes)
                 copy_bytes(number, row + id * size, size);
             else if (valid)
@@ -376,6 +346,5 @@ void K(gather)(const chainrule_call *call, void *scratch, int t, int team, int64
         along_last(&call->out[0], &call->in[1], &call->in[0], 0, t, team, &first);
         break;
     }
-    if (first >= 0)
-        *bad = first;
+    if (first >= 0) *bad = first;
 }

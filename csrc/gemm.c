@@ -1,9 +1,9 @@
 /* Contractions: C = epilogue(A B), and the weight panels they read.
  *
- * Letters: M rows, N columns, K terms of a chain. A micro-kernel finishes a tile of up to MR rows by
- * PANEL columns in registers: A comes by broadcast, B by vectors. Whatever the blocking, an element
- * is one ascending chain of fma from +0: a block over K that is not the last leaves its tile in
- * memory, and the next block goes on from there.
+ * Letters: M rows, N columns, K terms of a chain. A micro-kernel finishes a tile of up to MR rows
+ * by PANEL columns in registers: A comes by broadcast, B by vectors. Whatever the blocking, an
+ * element is one ascending chain of fma from +0: a block over K that is not the last leaves its
+ * tile in memory, and the next block goes on from there.
  */
 #include "isa.h"
 #include "kernels.h"
@@ -30,10 +30,10 @@
 
 #define PANEL (2 * VLANES)
 #define A_TILE ((MR + VLANES - 1) / VLANES * VLANES) /* k-stride of a packed tile of A */
-#define TILE_STEP(kb) (A_TILE * ((kb) + 1))          /* tiles must not fall into one set of the L1 */
-#define KC ((int)(32768 / sizeof(real) / PANEL))     /* a block of a panel takes 2/3 of an L1 */
-#define MC (16 * MR)                                 /* a packed block of A stays in L2 */
-#define KEEP 1024                                    /* rows and columns of a block kept in scratch */
+#define TILE_STEP(kb) (A_TILE * ((kb) + 1))      /* tiles must not fall into one set of the L1 */
+#define KC ((int)(32768 / sizeof(real) / PANEL)) /* a block of a panel takes 2/3 of an L1 */
+#define MC (16 * MR)                             /* a packed block of A stays in L2 */
+#define KEEP 1024                                /* rows and columns of a block kept in scratch */
 
 static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -81,7 +81,7 @@ INLINE void store_upto(real *p, vreal v, int64_t n) {
 #define SWAP_HIGH(l, h) ((l) & (h) ? VLANES + (l) : (l) + (h))
 
 #define SWAP_BLOCKS(h)                                                                             \
-    FULLY for (int i = 0; i < VLANES; i++) if (!(i & (h))) {                                      \
+    FULLY for (int i = 0; i < VLANES; i++) if (!(i & (h))) {                                       \
         vreal low = SHUFFLE(v[i], v[i + (h)], LANES(SWAP_LOW, h));                                 \
         v[i + (h)] = SHUFFLE(v[i], v[i + (h)], LANES(SWAP_HIGH, h));                               \
         v[i] = low;                                                                                \
@@ -113,8 +113,8 @@ INLINE void load_block(vreal v[VLANES], const real *from, int64_t ld, int64_t ro
     if (rows >= VLANES && columns >= VLANES) {
         FULLY for (int i = 0; i < VLANES; i++) v[i] = v_load(from + i * ld);
     } else {
-        FULLY for (int i = 0; i < VLANES; i++)
-            v[i] = i < rows ? load_upto(from + i * ld, columns) : v_splat(0);
+        FULLY for (int i = 0; i < VLANES; i++) v[i] =
+            i < rows ? load_upto(from + i * ld, columns) : v_splat(0);
     }
 }
 
@@ -174,11 +174,11 @@ INLINE void chain(const int mr, const int nv, const int unit_k, int64_t k, const
     vreal acc[MR][2];
     const real *rows[(MR + 2) / 3];
     if (from) {
-        FULLY for (int i = 0; i < mr; i++) FULLY for (int v = 0; v < nv; v++)
-            acc[i][v] = v_load(from + i * ld_from + v * VLANES);
+        FULLY for (int i = 0; i < mr; i++) FULLY for (int v = 0; v < nv; v++) acc[i][v] =
+            v_load(from + i * ld_from + v * VLANES);
     } else {
-        FULLY for (int i = 0; i < mr; i++) FULLY for (int v = 0; v < nv; v++)
-            acc[i][v] = v_splat(0);
+        FULLY for (int i = 0; i < mr; i++) FULLY for (int v = 0; v < nv; v++) acc[i][v] =
+            v_splat(0);
     }
     FULLY for (int i = 0; i < mr; i += 3) rows[i / 3] = a + i * as;
     for (; k > 0; k--) {
@@ -203,14 +203,14 @@ INLINE void chain(const int mr, const int nv, const int unit_k, int64_t k, const
         v_store(to + i * ld_to + v * VLANES, acc[i][v]);
 }
 
-/* A row or two across several panels: else the chains of one panel are too few to hide the latency of
- * an fma, and the rows of an unpacked B are read in pieces too short to stream. Panel p of the
+/* A row or two across several panels: else the chains of one panel are too few to hide the latency
+ * of an fma, and the rows of an unpacked B are read in pieces too short to stream. Panel p of the
  * result goes to to + p * mr * PANEL. */
 INLINE void chain_wide(const int mr, const int panels, int64_t k, const real *a, int64_t a_rs,
                        int64_t a_ks, const real *b, int64_t b_ks, int64_t b_js, real *to) {
     vreal acc[2][8];
-    FULLY for (int i = 0; i < mr; i++) FULLY for (int v = 0; v < 2 * panels; v++)
-        acc[i][v] = v_splat(0);
+    FULLY for (int i = 0; i < mr; i++) FULLY for (int v = 0; v < 2 * panels; v++) acc[i][v] =
+        v_splat(0);
     for (; k > 0; k--, a += a_ks, b += b_ks) {
         vreal ai[2];
         FULLY for (int i = 0; i < mr; i++) ai[i] = v_keep(v_splat(a[i * a_rs]));
@@ -237,8 +237,8 @@ INLINE void chain_few(const int mr, int64_t k, const real *a, int64_t a_rs, int6
             load_block(v, b + h * VLANES * b_ns + kb, b_ns, columns - h * VLANES, k - kb);
             transpose_block(v);
             FULLY for (int q = 0; q < VLANES; q++) if (kb + q < k) {
-                FULLY for (int i = 0; i < mr; i++)
-                    acc[i][h] = v_fma(v_splat(a[i * a_rs + (kb + q) * a_ks]), v[q], acc[i][h]);
+                FULLY for (int i = 0; i < mr; i++) acc[i][h] =
+                    v_fma(v_splat(a[i * a_rs + (kb + q) * a_ks]), v[q], acc[i][h]);
             }
         }
     }
@@ -260,8 +260,8 @@ static kernel *const kernels[MR][2][2] = {EACH_MR(ENTRY_MR)}; /* [mr - 1][unit_k
 
 /* ---- epilogues ------------------------------------------------------------------------------ */
 
-/* A finished tile: rows x columns at t (leading dimension PANEL, whole vectors), and where its first
- * element is in each operand of the epilogue. */
+/* A finished tile: rows x columns at t (leading dimension PANEL, whole vectors), and where its
+ * first element is in each operand of the epilogue. */
 typedef struct {
     const real *t;
     int64_t rows, columns;
@@ -343,7 +343,7 @@ static void finish(const chainrule_epilogue *e, const update_coef *coef, const t
         switch (e->update) {
 #define X(name, states)                                                                            \
     case UPDATE_##name:                                                                            \
-        finish_update(UPDATE_##name, states, *coef, x);                                             \
+        finish_update(UPDATE_##name, states, *coef, x);                                            \
         break;
             UPDATE_ROWS(X)
 #undef X
@@ -371,8 +371,8 @@ typedef struct {
     update_coef coef;
 } plan;
 
-/* By rows, unless that would have each thread pack the whole of B, or leave it few of them; an update
- * of panels by whole panels. */
+/* By rows, unless that would have each thread pack the whole of B, or leave it few of them; an
+ * update of panels by whole panels. */
 static void divide(plan *x, int t, int team) {
     const chainrule_contract *g = x->g;
     const int64_t panels = ceil_div(g->n, PANEL);
@@ -397,8 +397,8 @@ static void choose(plan *x) {
     x->kc = x->few || g->k <= KC ? g->k : ceil_div(g->k, ceil_div(g->k, KC));
     x->keep = g->epilogue.kind == EPI_UPDATE && x->kc < g->k;
     x->pack_a = !x->few && panels >= 8 && (g->a_ks >= far || g->a_rs >= 2 * far);
-    x->pack_b = !x->few && !g->b_panels.data &&
-                (g->b_ns != 1 || (g->b_ks >= far && rows >= 8 * MR));
+    x->pack_b =
+        !x->few && !g->b_panels.data && (g->b_ns != 1 || (g->b_ks >= far && rows >= 8 * MR));
     x->m = x->keep ? min64(rows, KEEP) : rows;
     x->n = x->keep ? min64(panels, KEEP / PANEL) : panels;
     x->mc = x->pack_a ? min64(x->m, MC) : x->m;
@@ -411,9 +411,7 @@ static size_t size_b(const plan *x) {
 static size_t size_a(const plan *x) {
     return x->pack_a ? (size_t)(ceil_div(x->mc, MR) * TILE_STEP(x->kc)) : 0;
 }
-static size_t size_kept(const plan *x) {
-    return x->keep ? (size_t)(x->m * x->n * PANEL) : 0;
-}
+static size_t size_kept(const plan *x) { return x->keep ? (size_t)(x->m * x->n * PANEL) : 0; }
 
 size_t K(contract_scratch)(const chainrule_contract *g, int team) {
     size_t most = 0;
@@ -478,8 +476,11 @@ static int64_t run_few(const plan *x) {
             const real *b = x->b + j * x->b_js;
 #define WIDE(mr, panels)                                                                           \
     if (rows == mr && step == panels)                                                              \
-        chain_wide(mr, panels, g->k, a, g->a_rs, g->a_ks, b, x->b_ks, x->b_js, t);
-            WIDE(1, 2) WIDE(1, 4) WIDE(2, 2) WIDE(2, 4)
+    chain_wide(mr, panels, g->k, a, g->a_rs, g->a_ks, b, x->b_ks, x->b_js, t)
+            WIDE(1, 2);
+            WIDE(1, 4);
+            WIDE(2, 2);
+            WIDE(2, 4);
 #undef WIDE
             for (int64_t p = 0; p < step; p++, j++)
                 finish_tile(x, x->i0, rows, j, t + p * rows * PANEL);
@@ -545,15 +546,16 @@ static void pack_rows(const plan *x, const real *a, int64_t tiles, int64_t tall,
             const real *from = a;
             for (int64_t q = 0; q < tiles; q++) {
                 const int64_t rows = tall + (q < extra);
-                copy_rows(from, 0, 1, rows, x->packed_a + q * TILE_STEP(kb) + k * A_TILE, 0, A_TILE);
+                copy_rows(from, 0, 1, rows, x->packed_a + q * TILE_STEP(kb) + k * A_TILE, 0,
+                          A_TILE);
                 from += rows;
             }
         }
     }
 }
 
-/* Rows [i0, i1) of panels [j0, j1): blocks of K outside, then blocks of rows, then panels, so that a
- * block of a panel of B stays in L1 while the tiles of A pass. */
+/* Rows [i0, i1) of panels [j0, j1): blocks of K outside, then blocks of rows, then panels, so that
+ * a block of a panel of B stays in L1 while the tiles of A pass. */
 static void run_block(const plan *x, int64_t i0, int64_t i1, int64_t j0, int64_t j1) {
     const chainrule_contract *g = x->g;
     const int unit_k = g->a_ks == 1;
@@ -580,8 +582,8 @@ static void run_block(const plan *x, int64_t i0, int64_t i1, int64_t j0, int64_t
                     const int64_t height = tall + (q < extra);
                     real *kept = x->kept ? x->kept + ((j - j0) * x->m + at - i0) * PANEL : NULL;
                     if (x->pack_a)
-                        run_tile(x, at, height, j, k, kb, x->packed_a + q * TILE_STEP(kb), A_TILE, 0,
-                                 b, b_ks, kept);
+                        run_tile(x, at, height, j, k, kb, x->packed_a + q * TILE_STEP(kb), A_TILE,
+                                 0, b, b_ks, kept);
                     else
                         run_tile(x, at, height, j, k, kb, a + (at - i) * g->a_rs,
                                  unit_k ? g->a_rs : g->a_ks, unit_k, b, b_ks, kept);

@@ -33,22 +33,22 @@ typedef struct {
 
 /* where a contraction's second operand or output lives in panels: (ceil(n/panel), k, panel) */
 typedef struct {
-    int64_t k, n;      /* rows (chain length) and columns of the panelled matrix */
-    void *data;        /* panel p at data + p * k * panel; columns past n are zero */
+    int64_t k, n; /* rows (chain length) and columns of the panelled matrix */
+    void *data;   /* panel p at data + p * k * panel; columns past n are zero */
 } chainrule_panels;
 
 /* What happens to a finished tile, in this order: chain, bias, activation or derivative, update. */
 enum { EPI_STORE, EPI_BIAS_ACT, EPI_DACT, EPI_UPDATE };
 typedef struct {
-    int32_t kind, act, update;    /* act: activation row index or -1; update: update row index */
+    int32_t kind, act, update; /* act: activation row index or -1; update: update row index */
     double act_param;
-    const void *bias;             /* EPI_BIAS_ACT: (N), contiguous, or NULL */
-    void *z;                      /* EPI_BIAS_ACT: pre-activation output with C's strides, or NULL */
+    const void *bias; /* EPI_BIAS_ACT: (N), contiguous, or NULL */
+    void *z;          /* EPI_BIAS_ACT: pre-activation output with C's strides, or NULL */
     int64_t ldz;
-    const void *r;                /* EPI_DACT: residual (M, N) */
+    const void *r; /* EPI_DACT: residual (M, N) */
     int64_t ldr;
-    void *s1, *s2;                /* EPI_UPDATE: state, laid out as C */
-    const double *coef;           /* EPI_UPDATE: COEF_COUNT numbers */
+    void *s1, *s2;      /* EPI_UPDATE: state, laid out as C */
+    const double *coef; /* EPI_UPDATE: COEF_COUNT numbers */
 } chainrule_epilogue;
 
 /* C(m, n) = epilogue(sum_k A(m, k) B(k, n)), chains ascending in k from +0 by fma.
@@ -95,7 +95,8 @@ typedef struct {
 } chainrule_kernels;
 
 /* [begin, end) of n items for part t of team, in units of `unit` items */
-static inline void chainrule_part(int64_t n, int64_t unit, int t, int team, int64_t *begin, int64_t *end) {
+static inline void chainrule_part(int64_t n, int64_t unit, int t, int team, int64_t *begin,
+                                  int64_t *end) {
     int64_t units = (n + unit - 1) / unit;
     *begin = units * t / team * unit;
     *end = units * (t + 1) / team * unit;

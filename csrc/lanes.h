@@ -55,16 +55,14 @@ INLINE vreal v_add(vreal a, vreal b) { return a + b; }
 /* The 16 lanes of v[0..LANE_VECTORS) to one number; v is used up. */
 INLINE real lanes_sum(vreal *v) {
     for (int half = LANE_VECTORS / 2; half; half /= 2)
-        for (int j = 0; j < half; j++)
-            v[j] = v[j] + v[j + half];
+        for (int j = 0; j < half; j++) v[j] = v[j] + v[j + half];
     LANE_TREE(v[0], v_add);
     return v[0][0];
 }
 
 INLINE real lanes_max(vreal *v) {
     for (int half = LANE_VECTORS / 2; half; half /= 2)
-        for (int j = 0; j < half; j++)
-            v[j] = v_max(v[j], v[j + half]);
+        for (int j = 0; j < half; j++) v[j] = v_max(v[j], v[j + half]);
     LANE_TREE(v[0], v_max);
     return v[0][0];
 }
@@ -73,11 +71,9 @@ INLINE real lanes_max(vreal *v) {
 INLINE real row_sum(const real *x, int64_t n) {
     vreal sum[LANE_VECTORS];
     int64_t i = 0;
-    for (int j = 0; j < LANE_VECTORS; j++)
-        sum[j] = v_splat(0);
+    for (int j = 0; j < LANE_VECTORS; j++) sum[j] = v_splat(0);
     for (; i + LANES <= n; i += LANES)
-        for (int j = 0; j < LANE_VECTORS; j++)
-            sum[j] = sum[j] + v_load(x + i + j * VLANES);
+        for (int j = 0; j < LANE_VECTORS; j++) sum[j] = sum[j] + v_load(x + i + j * VLANES);
     if (i < n)
         for (int j = 0; j < LANE_VECTORS; j++)
             if (i + j * VLANES < n)
@@ -89,11 +85,9 @@ INLINE real row_max(const real *x, int64_t n) {
     const vreal least = v_splat((real)-INFINITY);
     vreal top[LANE_VECTORS];
     int64_t i = 0;
-    for (int j = 0; j < LANE_VECTORS; j++)
-        top[j] = least;
+    for (int j = 0; j < LANE_VECTORS; j++) top[j] = least;
     for (; i + LANES <= n; i += LANES)
-        for (int j = 0; j < LANE_VECTORS; j++)
-            top[j] = v_max(top[j], v_load(x + i + j * VLANES));
+        for (int j = 0; j < LANE_VECTORS; j++) top[j] = v_max(top[j], v_load(x + i + j * VLANES));
     if (i < n)
         for (int j = 0; j < LANE_VECTORS; j++)
             if (i + j * VLANES < n) {

@@ -26,16 +26,14 @@ static void job_part(void *argument, int t, int n, chainrule_barrier *barrier) {
 }
 
 static chainrule_status contract(int dtype, const chainrule_contract *g, int threads) {
-    if (g->m == 0 || g->n == 0)
-        return CHAINRULE_OK;
+    if (g->m == 0 || g->n == 0) return CHAINRULE_OK;
     const double work = 2 * (double)g->m * (double)g->n * (double)g->k;
     const int team = chainrule_choose_threads(threads, work);
     job x = {.kernels = chainrule_table(dtype), .contract = g};
     x.bytes = x.kernels->contract_scratch(g, team) * (size_t)chainrule_size(dtype);
     x.bytes = (x.bytes + 63) / 64 * 64;
     x.scratch = chainrule_allocate(x.bytes * (size_t)team);
-    if (!x.scratch)
-        return CHAINRULE_MEMORY;
+    if (!x.scratch) return CHAINRULE_MEMORY;
     chainrule_team_run(team, job_part, &x);
     free(x.scratch);
     return CHAINRULE_OK;
@@ -43,8 +41,7 @@ static chainrule_status contract(int dtype, const chainrule_contract *g, int thr
 
 static chainrule_status check(int dtype, int64_t B, int64_t K, int64_t N, int64_t lda, int64_t ldb,
                               int64_t ldw, int layout, int threads) {
-    if (dtype != DT_F32 && dtype != DT_F64)
-        return CHAINRULE_TYPE;
+    if (dtype != DT_F32 && dtype != DT_F64) return CHAINRULE_TYPE;
     const int in_out = layout == CHAINRULE_IN_OUT;
     if (B < 0 || K < 0 || N < 0 || lda < K || ldb < N || ldw < (in_out ? N : K) ||
         (!in_out && layout != CHAINRULE_OUT_IN) || threads < 0 || threads > 1024)
@@ -57,10 +54,8 @@ chainrule_status chainrule_dense_forward(int dtype, int64_t B, int64_t K, int64_
                                          const void *bias, int activation, double param, void *y,
                                          int64_t ldy, void *z, int64_t ldz, int threads) {
     const chainrule_status s = check(dtype, B, K, N, ldx, ldy, ldw, layout, threads);
-    if (s)
-        return s;
-    if (activation < -1 || activation >= ACT_COUNT || (z && ldz < N))
-        return CHAINRULE_VALUE;
+    if (s) return s;
+    if (activation < -1 || activation >= ACT_COUNT || (z && ldz < N)) return CHAINRULE_VALUE;
     const int in_out = layout == CHAINRULE_IN_OUT;
     const chainrule_contract g = {
         .m = B,
@@ -90,8 +85,7 @@ chainrule_status chainrule_dense_input_gradient(int dtype, int64_t B, int64_t K,
                                                 int activation, double param, void *dx, int64_t ldx,
                                                 int threads) {
     const chainrule_status s = check(dtype, B, K, N, ldx, ldd, ldw, layout, threads);
-    if (s)
-        return s;
+    if (s) return s;
     if (activation < -1 || activation >= ACT_COUNT || (activation >= 0 && (!r || ldr < K)))
         return CHAINRULE_VALUE;
     const int in_out = layout == CHAINRULE_IN_OUT;
@@ -159,16 +153,14 @@ chainrule_status chainrule_dense_weight_gradient(int dtype, int64_t B, int64_t K
                                                  int64_t ldx, int accumulate, void *dw, int64_t ldw,
                                                  int layout, void *db, int threads) {
     chainrule_status s = check(dtype, B, K, N, ldx, ldd, ldw, layout, threads);
-    if (s)
-        return s;
+    if (s) return s;
     const int64_t rows = layout == CHAINRULE_IN_OUT ? K : N;
     const int64_t wide = layout == CHAINRULE_IN_OUT ? N : K;
     char *own = NULL; /* a whole chain is added to what is there, never continued from it */
     const size_t matrix_bytes = (size_t)(rows * wide * chainrule_size(dtype) + 63) / 64 * 64;
     if (accumulate) {
         own = chainrule_allocate(matrix_bytes + (size_t)(N * chainrule_size(dtype)));
-        if (!own)
-            return CHAINRULE_MEMORY;
+        if (!own) return CHAINRULE_MEMORY;
     }
     const chainrule_contract g =
         weight_gradient(B, K, N, delta, ldd, x, ldx, own ? own : dw, own ? wide : ldw, layout);
@@ -180,8 +172,7 @@ chainrule_status chainrule_dense_weight_gradient(int dtype, int64_t B, int64_t K
         const chainrule_array to = vector(dtype, own ? own + matrix_bytes : db, N);
         const int64_t axis = 0;
         s = chainrule_run(OP_sum, 1, &to, 1, &from, 1, &axis, 0, NULL, threads, NULL);
-        if (!s && own)
-            s = add(vector(dtype, db, N), to, threads);
+        if (!s && own) s = add(vector(dtype, db, N), to, threads);
     }
     free(own);
     return s;
@@ -192,8 +183,7 @@ chainrule_status chainrule_dense_update(int dtype, int64_t B, int64_t K, int64_t
                                         int update, const double *coefficients, void *w,
                                         int64_t ldw, int layout, void *s1, void *s2, int threads) {
     const chainrule_status s = check(dtype, B, K, N, ldx, ldd, ldw, layout, threads);
-    if (s)
-        return s;
+    if (s) return s;
     int states;
     if (!chainrule_update_name(update, &states) || (states > 0 && !s1) || (states > 1 && !s2) ||
         !coefficients)
@@ -211,8 +201,7 @@ chainrule_status chainrule_softmax_cross_entropy(int dtype, int64_t B, int64_t C
                                                  int64_t ldz, const int64_t *labels, void *loss,
                                                  const void *g, void *dz, int64_t lddz,
                                                  int64_t *bad, int threads) {
-    if (B < 0 || C < 1 || ldz < C || !g != !dz || (dz && lddz < C))
-        return CHAINRULE_VALUE;
+    if (B < 0 || C < 1 || ldz < C || !g != !dz || (dz && lddz < C)) return CHAINRULE_VALUE;
     const chainrule_array in[3] = {vector(dtype, g, B), matrix(dtype, z, B, C, ldz),
                                    vector(DT_I64, labels, B)};
     chainrule_error error;
@@ -227,7 +216,6 @@ chainrule_status chainrule_softmax_cross_entropy(int dtype, int64_t B, int64_t C
         s = chainrule_run(OP_dsoftmax_cross_entropy, 1, &out, 3, in, 0, NULL, 0, NULL, threads,
                           &error);
     }
-    if (s == CHAINRULE_INDEX && bad)
-        *bad = error.position;
+    if (s == CHAINRULE_INDEX && bad) *bad = error.position;
     return s;
 }

@@ -11,6 +11,8 @@
 #include <stdint.h>
 #include "activations.h"
 
+/* clang-format off */
+
 /* elementwise with broadcasting; all inputs and the output are of one float type except where said */
 #define MAP_ROWS(X)                                                                               \
     X(copy, MAP)     /* x -> x */                                                                 \
@@ -62,6 +64,8 @@
     X(store, OUTPUT)      /* x -> rows of output i[0], at the batch's position */                 \
     X(result, OUTPUT)     /* x (0-d, float) -> column i[0] of the step's row of results, float64 */
 
+/* clang-format on */
+
 enum chainrule_class { MAP, REDUCE, ROWS, CONTRACT, GATHER, UPDATE, COPY, INPUT, OUTPUT };
 
 enum chainrule_op {
@@ -69,21 +73,33 @@ enum chainrule_op {
     MAP_ROWS(X) OTHER_ROWS(X)
 #undef X
 #define X(name, residual) OP_##name, OP_d##name,
-    ACTIVATION_ROWS(X)
+        ACTIVATION_ROWS(X)
 #undef X
-    OP_COUNT
+            OP_COUNT
 };
 
 /* optimizers' updates: X(name, number of state tensors). Formulas in update.h. */
-#define UPDATE_ROWS(X) X(sgd, 0) X(momentum, 1) X(nesterov, 1) X(adam, 2) X(adamw, 2) X(rmsprop, 1) X(adagrad, 1)
+#define UPDATE_ROWS(X)                                                                             \
+    X(sgd, 0) X(momentum, 1) X(nesterov, 1) X(adam, 2) X(adamw, 2) X(rmsprop, 1) X(adagrad, 1)
 enum chainrule_update_row {
 #define X(name, states) UPDATE_##name,
     UPDATE_ROWS(X)
 #undef X
-    UPDATE_COUNT
+        UPDATE_COUNT
 };
 
 /* coefficients of one update step: a float64 vector, made by the optimizer for each step */
-enum { COEF_STEP, COEF_DECAY, COEF_BETA1, COEF_1_BETA1, COEF_BETA2, COEF_1_BETA2, COEF_EPS, COEF_DENOM, COEF_CLIP, COEF_COUNT };
+enum {
+    COEF_STEP,
+    COEF_DECAY,
+    COEF_BETA1,
+    COEF_1_BETA1,
+    COEF_BETA2,
+    COEF_1_BETA2,
+    COEF_EPS,
+    COEF_DENOM,
+    COEF_CLIP,
+    COEF_COUNT
+};
 
 #endif

@@ -39,8 +39,7 @@ static int by_panels(const chainrule_program *p, const chainrule_instruction *x,
     const chainrule_buffer *w = &p->buffers[x->out[0]];
     const int64_t panel = chainrule_kernels_of(p, w->view.dtype)->panel;
     int64_t most = (panels_of(p, w) + team - 1) / team * panel;
-    if (most > w->panels.n)
-        most = w->panels.n;
+    if (most > w->panels.n) most = w->panels.n;
     const double excess = (double)most - (double)w->panels.n / team;
     const double work = 2 * excess * (double)w->panels.k * (double)x->call.in[0].shape[0];
     return work < 20000 || w->panels.k < team;
@@ -68,16 +67,14 @@ static int accesses_of(const chainrule_program *p, const chainrule_instruction *
     const chainrule_split s = split_of(p, x, team, &how);
     const int updated = is_transposing(x) ? 0 : chainrule_in_place(x->call.op, 0);
     for (int j = 0; j < x->call.n_in; j++) {
-        if (p->buffers[x->in[j]].kind == KIND_SCALARS)
-            continue; /* each thread has its own */
+        if (p->buffers[x->in[j]].kind == KIND_SCALARS) continue; /* each thread has its own */
         const int own = updated >= 0 && j >= updated && j < updated + x->call.n_out;
         list[n++] = (access){x->in[j], s.extent,
                              how >= PANELS && own ? how
                              : how                ? ALL
                                                   : s.in[j],
                              0};
-        if (how == ONE)
-            list[n - 1].how = ONE;
+        if (how == ONE) list[n - 1].how = ONE;
     }
     for (int j = 0; j < x->call.n_out; j++)
         list[n++] = (access){x->out[j], s.extent,
@@ -131,62 +128,50 @@ static void touch(const chainrule_program *p, touched *roots, int64_t phase, con
 /* Do instructions a < b of the list have to keep their order? */
 static int depends(const chainrule_program *p, const chainrule_instruction *a,
                    const chainrule_instruction *b) {
-    if (a->checks && b->writes_param)
-        return 1;
+    if (a->checks && b->writes_param) return 1;
     for (int j = 0; j < a->call.n_out; j++) {
         const int64_t root = p->buffers[a->out[j]].root;
         for (int i = 0; i < b->call.n_in; i++)
-            if (p->buffers[b->in[i]].root == root)
-                return 1;
+            if (p->buffers[b->in[i]].root == root) return 1;
         for (int i = 0; i < b->call.n_out; i++)
-            if (p->buffers[b->out[i]].root == root)
-                return 1;
+            if (p->buffers[b->out[i]].root == root) return 1;
     }
     for (int j = 0; j < a->call.n_in; j++)
         for (int i = 0; i < b->call.n_out; i++)
-            if (p->buffers[b->out[i]].root == p->buffers[a->in[j]].root)
-                return 1;
+            if (p->buffers[b->out[i]].root == p->buffers[a->in[j]].root) return 1;
     return 0;
 }
 
 static chainrule_status schedule(chainrule_program *p, int team, chainrule_error *e) {
     const int64_t n = p->n_instructions;
     if (team == 1) {
-        for (int64_t k = 0; k < n; k++)
-            p->order[k] = k, p->phase_of[k] = 0;
+        for (int64_t k = 0; k < n; k++) p->order[k] = k, p->phase_of[k] = 0;
         p->phases = 1;
         return CHAINRULE_OK;
     }
     touched *roots = calloc((size_t)p->n_all + 1, sizeof *roots);
-    if (!roots)
-        return chainrule_fail(e, CHAINRULE_MEMORY, "out of memory");
-    for (int64_t b = 0; b < p->n_all; b++)
-        roots[b].phase = -1;
-    for (int64_t k = 0; k < n; k++)
-        p->phase_of[k] = -1;
+    if (!roots) return chainrule_fail(e, CHAINRULE_MEMORY, "out of memory");
+    for (int64_t b = 0; b < p->n_all; b++) roots[b].phase = -1;
+    for (int64_t k = 0; k < n; k++) p->phase_of[k] = -1;
     int64_t done = 0, phase = 0, first = 0;
     for (; done < n; phase++) {
         int has_checks = 0;
         for (int64_t k = first; k < n; k++) {
-            if (p->phase_of[k] >= 0)
-                continue;
+            if (p->phase_of[k] >= 0) continue;
             const chainrule_instruction *x = &p->instructions[k];
             int ready = !(x->writes_param && has_checks);
             for (int64_t j = first; ready && j < k; j++)
                 ready = p->phase_of[j] >= 0 || !depends(p, &p->instructions[j], x);
-            if (!ready)
-                continue;
+            if (!ready) continue;
             access list[MOST_ACCESSES];
             const int m = accesses_of(p, x, team, list);
-            if (needs_barrier(p, roots, phase, list, m))
-                continue;
+            if (needs_barrier(p, roots, phase, list, m)) continue;
             touch(p, roots, phase, list, m);
             has_checks |= x->checks;
             p->phase_of[k] = phase;
             p->order[done++] = k;
         }
-        while (first < n && p->phase_of[first] >= 0)
-            first++;
+        while (first < n && p->phase_of[first] >= 0) first++;
     }
     p->phases = phase ? phase : 1;
     free(roots);
@@ -210,8 +195,7 @@ typedef struct {
 /* A slot is free again once its tenant's last phase is over; or within the phase, if both are
  * divided by rows alike, so that each thread moves into rows of its own. */
 static int is_free(const slot *s, const lifetime *l, int64_t pitch, int team) {
-    if (s->life.last >= l->first)
-        return 0;
+    if (s->life.last >= l->first) return 0;
     return team == 1 || s->life.last_phase < l->first_phase ||
            (l->rows >= 0 && s->life.rows == l->rows && s->pitch == pitch);
 }
@@ -229,8 +213,7 @@ static chainrule_status place(chainrule_program *p, int team, chainrule_error *e
         s = chainrule_fail(e, CHAINRULE_MEMORY, "out of memory");
         goto out;
     }
-    for (int64_t b = 0; b < p->n_all; b++)
-        life[b] = (lifetime){-1, -1, 0, 0, -2}, slot_of[b] = -1;
+    for (int64_t b = 0; b < p->n_all; b++) life[b] = (lifetime){-1, -1, 0, 0, -2}, slot_of[b] = -1;
     for (int64_t at = 0; at < p->n_instructions; at++) {
         const chainrule_instruction *x = &p->instructions[p->order[at]];
         access list[MOST_ACCESSES];
@@ -238,8 +221,7 @@ static chainrule_status place(chainrule_program *p, int team, chainrule_error *e
         for (int j = 0; j < n; j++) {
             lifetime *l = &life[p->buffers[list[j].buffer].root];
             const int64_t phase = p->phase_of[p->order[at]];
-            if (l->first < 0)
-                l->first = at, l->first_phase = phase;
+            if (l->first < 0) l->first = at, l->first_phase = phase;
             l->last = at;
             l->last_phase = phase;
             const int64_t rows = list[j].how == 0 ? list[j].extent : -1;
@@ -252,21 +234,17 @@ static chainrule_status place(chainrule_program *p, int team, chainrule_error *e
         for (int j = 0; j < x->call.n_out; j++) {
             const int64_t root = p->buffers[x->out[j]].root;
             const chainrule_buffer *b = &p->buffers[root];
-            if (b->kind != KIND_TEMP || slot_of[root] >= 0)
-                continue;
+            if (b->kind != KIND_TEMP || slot_of[root] >= 0) continue;
             /* the tightest free slot that is large enough, else the largest, which grows */
             int64_t best = -1;
             for (int64_t k = 0; k < n_slots; k++) {
-                if (!is_free(&slots[k], &life[root], row_bytes(b), team))
-                    continue;
+                if (!is_free(&slots[k], &life[root], row_bytes(b), team)) continue;
                 const int64_t old = best < 0 ? 0 : slots[best].bytes, new = slots[k].bytes;
                 if (best < 0 || (old < b->bytes ? new > old : new >= b->bytes && new < old))
                     best = k;
             }
-            if (best < 0)
-                slots[best = n_slots++].bytes = 0;
-            if (slots[best].bytes < b->bytes)
-                slots[best].bytes = b->bytes;
+            if (best < 0) slots[best = n_slots++].bytes = 0;
+            if (slots[best].bytes < b->bytes) slots[best].bytes = b->bytes;
             slots[best].pitch = row_bytes(b);
             slots[best].life = life[root];
             slot_of[root] = best;
@@ -278,8 +256,7 @@ static chainrule_status place(chainrule_program *p, int team, chainrule_error *e
         p->arena_bytes += (slots[k].bytes + 63) / 64 * 64;
     }
     for (int64_t b = 0; b < p->n_buffers; b++)
-        if (slot_of[b] >= 0)
-            p->buffers[b].offset = slots[slot_of[b]].offset;
+        if (slot_of[b] >= 0) p->buffers[b].offset = slots[slot_of[b]].offset;
     p->arena = chainrule_allocate((size_t)p->arena_bytes);
     if (!p->arena)
         s = chainrule_fail(e, CHAINRULE_MEMORY, "no memory for %lld bytes of temporaries",
@@ -321,25 +298,20 @@ static int fill_item(const chainrule_program *p, int t, const chainrule_instruct
     }
     const chainrule_worker *w = &p->workers[t];
     chainrule_call call = x->call;
-    for (int j = 0; j < call.n_in; j++)
-        call.in[j].data = storage(p, w, x->in[j]);
-    for (int j = 0; j < call.n_out; j++)
-        call.out[j].data = storage(p, w, x->out[j]);
+    for (int j = 0; j < call.n_in; j++) call.in[j].data = storage(p, w, x->in[j]);
+    for (int j = 0; j < call.n_out; j++) call.out[j].data = storage(p, w, x->out[j]);
 
     const chainrule_panels *panels = NULL;
     void *state[2] = {NULL, NULL};
     if (updates_panels(p, x)) {
         panels = &p->buffers[x->out[0]].panels;
-        for (int j = 1; j < call.n_out; j++)
-            state[j - 1] = p->buffers[x->out[j]].panels.data;
+        for (int j = 1; j < call.n_out; j++) state[j - 1] = p->buffers[x->out[j]].panels.data;
     } else if (chainrule_class_of(call.op) == CONTRACT && p->buffers[x->in[1]].panelled) {
         panels = &p->buffers[x->in[1]].panels;
     }
     chainrule_prepare(&item->task, &call, chainrule_kernels_for(&call, p->kernels), panels, state);
-    if (how != PANELS)
-        return chainrule_narrow(&item->task, &s, t, p->team);
-    if (begin < end)
-        chainrule_narrow_panels(&item->task, begin, end);
+    if (how != PANELS) return chainrule_narrow(&item->task, &s, t, p->team);
+    if (begin < end) chainrule_narrow_panels(&item->task, begin, end);
     return begin < end;
 }
 
@@ -366,12 +338,10 @@ static void fill_worker(chainrule_program *p, int t) {
     int64_t n = 0, phase = 0;
     for (int64_t at = 0; at < p->n_instructions; at++) {
         const int64_t k = p->order[at];
-        while (phase < p->phase_of[k])
-            w->phase_end[phase++] = n;
+        while (phase < p->phase_of[k]) w->phase_end[phase++] = n;
         n += fill_item(p, t, &p->instructions[k], &w->items[n]);
     }
-    while (phase < p->phases)
-        w->phase_end[phase++] = n;
+    while (phase < p->phases) w->phase_end[phase++] = n;
     w->n_items = n;
 }
 
@@ -382,16 +352,13 @@ chainrule_status chainrule_fill(chainrule_program *p, chainrule_error *e) {
         size_t scratch = 0;
         for (int64_t k = 0; k < w->n_items; k++) {
             const chainrule_task *task = &w->items[k].task;
-            if (task->call.op == OP_TRANSPOSE_PANELS)
-                continue;
+            if (task->call.op == OP_TRANSPOSE_PANELS) continue;
             const size_t size = chainrule_scratch(task, 1);
-            if (size > scratch)
-                scratch = size;
+            if (size > scratch) scratch = size;
         }
         free(w->scratch);
         w->scratch = chainrule_allocate(scratch);
-        if (!w->scratch)
-            return chainrule_fail(e, CHAINRULE_MEMORY, "no memory for scratch");
+        if (!w->scratch) return chainrule_fail(e, CHAINRULE_MEMORY, "no memory for scratch");
     }
     p->stale = 0;
     return CHAINRULE_OK;
@@ -405,19 +372,15 @@ chainrule_status chainrule_plan(chainrule_program *p, int team, chainrule_error 
     p->order = malloc(n * sizeof *p->order);
     p->phase_of = malloc(n * sizeof *p->phase_of);
     p->workers = chainrule_allocate((size_t)team * sizeof *p->workers);
-    if (p->workers)
-        memset(p->workers, 0, (size_t)team * sizeof *p->workers);
+    if (p->workers) memset(p->workers, 0, (size_t)team * sizeof *p->workers);
     chainrule_status s = CHAINRULE_OK;
     if (!p->order || !p->phase_of || !p->workers)
         s = chainrule_fail(e, CHAINRULE_MEMORY, "out of memory");
-    if (!s)
-        s = schedule(p, team, e);
-    if (!s)
-        s = place(p, team, e);
+    if (!s) s = schedule(p, team, e);
+    if (!s) s = place(p, team, e);
     size_t scalars = 0;
     for (int64_t b = 0; b < p->n_buffers; b++)
-        if (p->buffers[b].kind == KIND_SCALARS)
-            scalars += (size_t)p->buffers[b].bytes;
+        if (p->buffers[b].kind == KIND_SCALARS) scalars += (size_t)p->buffers[b].bytes;
     for (int t = 0; !s && t < team; t++) {
         chainrule_worker *w = &p->workers[t];
         w->items = calloc(n, sizeof *w->items);
@@ -426,7 +389,6 @@ chainrule_status chainrule_plan(chainrule_program *p, int team, chainrule_error 
         if (!w->items || !w->phase_end || !w->scalars)
             s = chainrule_fail(e, CHAINRULE_MEMORY, "out of memory");
     }
-    if (s)
-        chainrule_unplan(p);
+    if (s) chainrule_unplan(p);
     return s;
 }

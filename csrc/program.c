@@ -14,8 +14,7 @@
 
 static int64_t bytes_of(const chainrule_view *v) {
     int64_t n = chainrule_size(v->dtype);
-    for (int a = 0; a < v->ndim; a++)
-        n *= v->shape[a];
+    for (int a = 0; a < v->ndim; a++) n *= v->shape[a];
     return n;
 }
 
@@ -30,14 +29,12 @@ chainrule_status chainrule_program_create(int64_t n_buffers, const int64_t *buff
     chainrule_clear(e);
     *program = NULL;
     chainrule_program *p = calloc(1, sizeof *p);
-    if (!p)
-        return chainrule_fail(e, CHAINRULE_MEMORY, "out of memory");
+    if (!p) return chainrule_fail(e, CHAINRULE_MEMORY, "out of memory");
     p->kernels[0] = chainrule_table(DT_F32);
     p->kernels[1] = chainrule_table(DT_F64);
     chainrule_status s =
         chainrule_parse(p, n_buffers, buffers, n_instructions, instructions, floats, e);
-    if (!s)
-        s = chainrule_plan(p, chainrule_choose_threads(0, p->work), e);
+    if (!s) s = chainrule_plan(p, chainrule_choose_threads(0, p->work), e);
     if (s)
         chainrule_program_free(p);
     else
@@ -46,8 +43,7 @@ chainrule_status chainrule_program_create(int64_t n_buffers, const int64_t *buff
 }
 
 void chainrule_program_free(chainrule_program *p) {
-    if (!p)
-        return;
+    if (!p) return;
     chainrule_unplan(p);
     free(p->buffers);
     free(p->instructions);
@@ -59,10 +55,8 @@ void chainrule_program_free(chainrule_program *p) {
 chainrule_status chainrule_program_bind(chainrule_program *p, int64_t buffer,
                                         const chainrule_array *array, chainrule_error *e) {
     chainrule_clear(e);
-    if (e)
-        e->position = buffer;
-    if (p->begun)
-        return chainrule_fail(e, CHAINRULE_STATE, "bind: the program is begun");
+    if (e) e->position = buffer;
+    if (p->begun) return chainrule_fail(e, CHAINRULE_STATE, "bind: the program is begun");
     if (buffer < 0 || buffer >= p->n_buffers || !is_bound(&p->buffers[buffer]))
         return chainrule_fail(e, CHAINRULE_VALUE, "bind: buffer %lld is neither PARAM nor CONST",
                               (long long)buffer);
@@ -71,8 +65,7 @@ chainrule_status chainrule_program_bind(chainrule_program *p, int64_t buffer,
         return chainrule_fail(e, CHAINRULE_TYPE, "bind: buffer %lld has another element type",
                               (long long)buffer);
     int same = array->ndim == v->ndim;
-    for (int a = 0; same && a < v->ndim; a++)
-        same = array->shape[a] == v->shape[a];
+    for (int a = 0; same && a < v->ndim; a++) same = array->shape[a] == v->shape[a];
     if (!same)
         return chainrule_fail(e, CHAINRULE_VALUE, "bind: buffer %lld has another shape",
                               (long long)buffer);
@@ -98,13 +91,11 @@ int chainrule_program_writes(const chainrule_program *p, int64_t buffer) {
 static chainrule_status check_bound(const chainrule_program *p, chainrule_error *e) {
     for (int64_t b = 0; b < p->n_buffers; b++) {
         const chainrule_buffer *x = &p->buffers[b];
-        if (!is_bound(x))
-            continue;
+        if (!is_bound(x)) continue;
         if (!x->view.data && bytes_of(&x->view))
             return chainrule_fail(e, CHAINRULE_STATE, "begin: buffer %lld is not bound",
                                   (long long)b);
-        if (!x->written)
-            continue;
+        if (!x->written) continue;
         const uintptr_t start = (uintptr_t)x->view.data;
         for (int64_t c = 0; c < p->n_buffers; c++) {
             const chainrule_buffer *y = &p->buffers[c];
@@ -129,8 +120,7 @@ static void transfer_part(void *argument, int t, int team, chainrule_barrier *ba
     const transfer *x = argument;
     for (int64_t b = 0; b < x->p->n_all; b++) {
         const chainrule_buffer *w = &x->p->buffers[b];
-        if (!w->panels.data || (x->out && !w->written))
-            continue;
+        if (!w->panels.data || (x->out && !w->written)) continue;
         const chainrule_kernels *kernels = chainrule_kernels_of(x->p, w->view.dtype);
         const int copy = w->kind == KIND_TRANSPOSED;
         void *bound = copy ? x->p->buffers[w->of].view.data : w->view.data;
@@ -146,35 +136,28 @@ static void move_parameters(chainrule_program *p, int out) {
     transfer x = {p, out};
     int64_t bytes = 0;
     for (int64_t b = 0; b < p->n_all; b++)
-        if (p->buffers[b].panels.data)
-            bytes += bytes_of(&p->buffers[b].view);
-    if (bytes)
-        chainrule_team_run(bytes > 1 << 19 ? p->team : 1, transfer_part, &x);
+        if (p->buffers[b].panels.data) bytes += bytes_of(&p->buffers[b].view);
+    if (bytes) chainrule_team_run(bytes > 1 << 19 ? p->team : 1, transfer_part, &x);
 }
 
 chainrule_status chainrule_program_begin(chainrule_program *p, int threads, chainrule_error *e) {
     chainrule_clear(e);
-    if (p->begun)
-        return chainrule_fail(e, CHAINRULE_STATE, "begin: the program is begun already");
+    if (p->begun) return chainrule_fail(e, CHAINRULE_STATE, "begin: the program is begun already");
     if (threads < 0 || threads > 1024)
         return chainrule_fail(e, CHAINRULE_VALUE, "begin: expected 0 to 1024 threads, got %d",
                               threads);
     chainrule_status s = check_bound(p, e);
     const int team = chainrule_choose_threads(threads, p->work);
-    if (!s && team != p->team)
-        s = chainrule_plan(p, team, e);
-    if (!s && p->stale)
-        s = chainrule_fill(p, e);
-    if (s)
-        return s;
+    if (!s && team != p->team) s = chainrule_plan(p, team, e);
+    if (!s && p->stale) s = chainrule_fill(p, e);
+    if (s) return s;
     move_parameters(p, 0);
     p->begun = 1;
     return CHAINRULE_OK;
 }
 
 void chainrule_program_end(chainrule_program *p) {
-    if (!p->begun)
-        return;
+    if (!p->begun) return;
     move_parameters(p, 1);
     p->begun = 0;
 }
@@ -260,8 +243,7 @@ static void after_phase(void *argument) {
     run *r = argument;
     for (int t = 0; t < r->p->team; t++) {
         const chainrule_failure *f = &r->p->workers[t].failure;
-        if (f->number < 0)
-            continue;
+        if (f->number < 0) continue;
         if (!r->stop || f->number < r->failure.number ||
             (f->number == r->failure.number && f->position < r->failure.position))
             r->failure = *f;
@@ -272,8 +254,7 @@ static void after_phase(void *argument) {
 static void after_step(void *argument) {
     run *r = argument;
     after_phase(r);
-    if (r->stop)
-        return;
+    if (r->stop) return;
     const chainrule_batch *batch = r->batch;
     const double *results = batch->results + r->step * batch->n_results;
     r->step++;
@@ -288,37 +269,30 @@ static void run_part(void *argument, int t, int n, chainrule_barrier *barrier) {
     chainrule_program *p = r->p;
     int sense = 0;
     while (!r->stop) {
-        for (int q = t; q < p->team; q += n)
-            read_scalars(r, &p->workers[q]);
+        for (int q = t; q < p->team; q += n) read_scalars(r, &p->workers[q]);
         for (int64_t phase = 0; phase < p->phases && !r->stop; phase++) {
-            for (int q = t; q < p->team; q += n)
-                run_phase(r, &p->workers[q], phase);
+            for (int q = t; q < p->team; q += n) run_phase(r, &p->workers[q], phase);
             chainrule_barrier_wait(barrier, &sense,
                                    phase + 1 == p->phases ? after_step : after_phase, r);
         }
     }
 }
 
-static chainrule_status check_rows(const chainrule_program *p, const chainrule_instruction *x,
-                                   const chainrule_rows_of *r, chainrule_error *e) {
+static chainrule_status check_rows(const chainrule_instruction *x, const chainrule_rows_of *r,
+                                   chainrule_error *e) {
     const chainrule_view *v = x->call.op == OP_load ? &x->call.out[0] : &x->call.in[0];
     int64_t width = 1;
-    for (int a = 1; a < v->ndim; a++)
-        width *= v->shape[a];
+    for (int a = 1; a < v->ndim; a++) width *= v->shape[a];
     const char *what = x->call.op == OP_load ? "source" : "output";
-    (void)p;
-    if (e)
-        e->op = x->call.op, e->instruction = x->number, e->position = x->call.i[0];
+    if (e) e->op = x->call.op, e->instruction = x->number, e->position = x->call.i[0];
     if (r->width != width) {
-        if (e)
-            e->expected = width, e->got = r->width;
+        if (e) e->expected = width, e->got = r->width;
         return chainrule_fail(e, CHAINRULE_VALUE,
                               "%s %lld: expected rows of %lld elements, got %lld", what,
                               (long long)x->call.i[0], (long long)width, (long long)r->width);
     }
     if (r->dtype < 0 || r->dtype >= DT_COUNT || (x->call.op == OP_store && r->dtype != v->dtype)) {
-        if (e)
-            e->expected = v->dtype, e->got = r->dtype;
+        if (e) e->expected = v->dtype, e->got = r->dtype;
         return chainrule_fail(e, CHAINRULE_TYPE, "%s %lld: wrong element type", what,
                               (long long)x->call.i[0]);
     }
@@ -347,13 +321,11 @@ static chainrule_status check_batch(const chainrule_program *p, const chainrule_
     const int64_t last = b->first_row + b->steps * p->batch;
     for (int64_t k = 0; k < p->n_instructions; k++) {
         const chainrule_instruction *x = &p->instructions[k];
-        if (x->call.op != OP_load && x->call.op != OP_store)
-            continue;
+        if (x->call.op != OP_load && x->call.op != OP_store) continue;
         const chainrule_rows_of *r =
             x->call.op == OP_load ? &b->sources[x->call.i[0]] : &b->outputs[x->call.i[0]];
-        const chainrule_status s = check_rows(p, x, r, e);
-        if (s)
-            return s;
+        const chainrule_status s = check_rows(x, r, e);
+        if (s) return s;
         if (x->call.op == OP_store && r->rows < last)
             return chainrule_fail(e, CHAINRULE_VALUE, "output %lld: expected %lld rows, got %lld",
                                   (long long)x->call.i[0], (long long)last, (long long)r->rows);
@@ -365,20 +337,15 @@ chainrule_status chainrule_program_run(chainrule_program *p, const chainrule_bat
                                        int64_t *done, chainrule_error *e) {
     chainrule_clear(e);
     *done = 0;
-    if (!p->begun)
-        return chainrule_fail(e, CHAINRULE_STATE, "run: call begin first");
+    if (!p->begun) return chainrule_fail(e, CHAINRULE_STATE, "run: call begin first");
     chainrule_status s = check_batch(p, batch, e);
-    if (s || batch->steps == 0)
-        return s;
+    if (s || batch->steps == 0) return s;
     run r = {.p = p, .batch = batch, .failure.number = -1};
-    if (batch->budget_ns > 0)
-        r.deadline = now() + batch->budget_ns;
-    for (int t = 0; t < p->team; t++)
-        p->workers[t].failure.number = -1;
+    if (batch->budget_ns > 0) r.deadline = now() + batch->budget_ns;
+    for (int t = 0; t < p->team; t++) p->workers[t].failure.number = -1;
     chainrule_team_run(p->team, run_part, &r);
     *done = r.step;
-    if (r.failure.number < 0)
-        return CHAINRULE_OK;
+    if (r.failure.number < 0) return CHAINRULE_OK;
     int op = -1;
     for (int64_t k = 0; k < p->n_instructions; k++)
         if (p->instructions[k].number == r.failure.number && p->instructions[k].call.op < OP_COUNT)
@@ -401,6 +368,5 @@ void chainrule_program_describe(const chainrule_program *p, chainrule_program_st
         .threads = p->team,
         .batch = p->batch,
     };
-    for (int64_t b = 0; b < p->n_buffers; b++)
-        stats->panelled += p->buffers[b].panelled;
+    for (int64_t b = 0; b < p->n_buffers; b++) stats->panelled += p->buffers[b].panelled;
 }

@@ -38,15 +38,13 @@ void chainrule_random_uniform(uint64_t key, uint64_t step, double low, double hi
     if (dtype == DT_F32) {
         const float from = (float)low, width = (float)high - from;
         for (int64_t e = 0; e < n; e++) {
-            if (e % 4 == 0)
-                draw(key, step, (uint64_t)e / 4, word);
+            if (e % 4 == 0) draw(key, step, (uint64_t)e / 4, word);
             ((float *)out)[e] = fmaf((float)(word[e % 4] >> 8) * 0x1p-24f, width, from);
         }
     } else {
         const double width = high - low;
         for (int64_t e = 0; e < n; e++) {
-            if (e % 2 == 0)
-                draw(key, step, (uint64_t)e / 2, word);
+            if (e % 2 == 0) draw(key, step, (uint64_t)e / 2, word);
             const uint64_t bits = join(word[e % 2 * 2], word[e % 2 * 2 + 1]) >> 11;
             ((double *)out)[e] = fma((double)bits * 0x1p-53, width, low);
         }
@@ -62,8 +60,7 @@ static uint64_t multiply_high(uint64_t a, uint64_t b) {
 
 void chainrule_random_permutation(uint64_t key, uint64_t epoch, int64_t *out, int64_t n) {
     uint32_t word[4];
-    for (int64_t i = 0; i < n; i++)
-        out[i] = i;
+    for (int64_t i = 0; i < n; i++) out[i] = i;
     for (int64_t i = n - 1; i > 0; i--) {
         draw(key, epoch, (uint64_t)i, word);
         const uint64_t j = multiply_high(join(word[0], word[1]), (uint64_t)i + 1);

@@ -28,11 +28,9 @@ INLINE void sum_columns(const int vectors, const real *x, int64_t pitch, int64_t
     do {
         const int64_t left = rows - block * CHAIN_ROWS;
         const int64_t length = left < CHAIN_ROWS ? left : CHAIN_ROWS;
-        for (int j = 0; j < vectors; j++)
-            sum[j] = v_splat(0);
+        for (int j = 0; j < vectors; j++) sum[j] = v_splat(0);
         for (int64_t r = 0; r < length; r++, x += pitch) {
-            for (int j = 0; j < vectors - 1; j++)
-                sum[j] = sum[j] + v_load(x + j * VLANES);
+            for (int j = 0; j < vectors - 1; j++) sum[j] = sum[j] + v_load(x + j * VLANES);
             const real *end = x + (vectors - 1) * VLANES;
             sum[vectors - 1] =
                 sum[vectors - 1] + (last == VLANES ? v_load(end) : v_load_n(end, last));
@@ -44,15 +42,11 @@ INLINE void sum_columns(const int vectors, const real *x, int64_t pitch, int64_t
         int l = 0;
         for (int64_t ones = block - 1; finished ? ones > 0 : ones & 1; ones >>= 1, l++)
             if (ones & 1)
-                for (int j = 0; j < vectors; j++)
-                    sum[j] = level[l][j] + sum[j];
-        if (finished)
-            break;
-        for (int j = 0; j < vectors; j++)
-            level[l][j] = sum[j];
+                for (int j = 0; j < vectors; j++) sum[j] = level[l][j] + sum[j];
+        if (finished) break;
+        for (int j = 0; j < vectors; j++) level[l][j] = sum[j];
     } while (1);
-    for (int j = 0; j < vectors - 1; j++)
-        v_store(out + j * VLANES, sum[j]);
+    for (int j = 0; j < vectors - 1; j++) v_store(out + j * VLANES, sum[j]);
     v_store_n(out + (vectors - 1) * VLANES, sum[vectors - 1], last);
 }
 
@@ -60,16 +54,13 @@ INLINE void max_columns(const int vectors, const real *x, int64_t pitch, int64_t
                         int count) {
     vreal top[COLUMN_VECTORS];
     const int last = count - (vectors - 1) * VLANES;
-    for (int j = 0; j < vectors; j++)
-        top[j] = v_load_n(x + j * VLANES, v_left(count, j * VLANES));
+    for (int j = 0; j < vectors; j++) top[j] = v_load_n(x + j * VLANES, v_left(count, j * VLANES));
     for (int64_t r = 1; r < rows; r++) {
         x += pitch;
-        for (int j = 0; j < vectors - 1; j++)
-            top[j] = v_max(top[j], v_load(x + j * VLANES));
+        for (int j = 0; j < vectors - 1; j++) top[j] = v_max(top[j], v_load(x + j * VLANES));
         top[vectors - 1] = v_max(top[vectors - 1], v_load_n(x + (vectors - 1) * VLANES, last));
     }
-    for (int j = 0; j < vectors - 1; j++)
-        v_store(out + j * VLANES, top[j]);
+    for (int j = 0; j < vectors - 1; j++) v_store(out + j * VLANES, top[j]);
     v_store_n(out + (vectors - 1) * VLANES, top[vectors - 1], last);
 }
 
@@ -100,12 +91,10 @@ INLINE int better(real x, real best) { return x > best || (x != x && best == bes
 
 static void argmax_columns(const real *x, int64_t pitch, int64_t rows, int64_t *out,
                            int64_t columns) {
-    for (int64_t c = 0; c < columns; c++)
-        out[c] = 0;
+    for (int64_t c = 0; c < columns; c++) out[c] = 0;
     for (int64_t r = 1; r < rows; r++)
         for (int64_t c = 0; c < columns; c++)
-            if (better(x[r * pitch + c], x[out[c] * pitch + c]))
-                out[c] = r;
+            if (better(x[r * pitch + c], x[out[c] * pitch + c])) out[c] = r;
 }
 
 /* ---- the axis -------------------------------------------------------------------------------- */
@@ -113,8 +102,7 @@ static void argmax_columns(const real *x, int64_t pitch, int64_t rows, int64_t *
 static void argmax_row(const real *x, int64_t n, int64_t *out) {
     int64_t at = 0;
     for (int64_t i = 1; i < n; i++)
-        if (better(x[i], x[at]))
-            at = i;
+        if (better(x[i], x[at])) at = i;
     *out = at;
 }
 
@@ -141,10 +129,8 @@ static void reduce_view(const chainrule_call *call, int t, int team) {
     const real *from = x->data;
     char *to = y->data;
     int64_t inner = 1, begin, end;
-    for (int d = axis + 1; d < x->ndim; d++)
-        inner *= x->shape[d];
-    if (inner == 0)
-        return;
+    for (int d = axis + 1; d < x->ndim; d++) inner *= x->shape[d];
+    if (inner == 0) return;
     if (axis == 0) {
         /* output rows lie y_pitch apart, and the columns of x as close as they can */
         const int64_t y_rows = y->ndim > 1 ? y->shape[0] : 1, columns = inner / y_rows;
@@ -157,8 +143,7 @@ static void reduce_view(const chainrule_call *call, int t, int team) {
         return;
     }
     int64_t middle = 1;
-    for (int d = 1; d < axis; d++)
-        middle *= x->shape[d];
+    for (int d = 1; d < axis; d++) middle *= x->shape[d];
     const int64_t block = x->shape[axis] * inner;
     chainrule_part(x->shape[0], 1, t, team, &begin, &end);
     for (int64_t i = begin; i < end; i++)
@@ -182,15 +167,13 @@ INLINE double double_sum(const vdouble *v) {
     double lane[LANES];
     memcpy(lane, v, sizeof lane);
     for (int half = LANES / 2; half; half /= 2)
-        for (int l = 0; l < half; l++)
-            lane[l] = lane[l] + lane[l + half];
+        for (int l = 0; l < half; l++) lane[l] = lane[l] + lane[l + half];
     return lane[0];
 }
 
 /* 16 elements from i on, of n; zeros follow the last. They leave a lane's sum as it is. */
 INLINE const real *sixteen(const real *p, int64_t i, int64_t n, real *copy) {
-    if (i + LANES <= n)
-        return p + i;
+    if (i + LANES <= n) return p + i;
     for (int j = 0; j < LANES; j += VLANES) {
         const int left = v_left(n, i + j);
         v_store(copy + j, left ? v_load_n(p + i + j, left) : v_splat(0));
@@ -203,8 +186,7 @@ static void sum_squares(const chainrule_call *call) {
     const chainrule_view *x = &call->in[0];
     const int64_t rows = x->ndim > 1 ? x->shape[0] : 1;
     int64_t n = x->ndim == 1 ? x->shape[0] : 1;
-    for (int d = 1; d < x->ndim; d++)
-        n *= x->shape[d];
+    for (int d = 1; d < x->ndim; d++) n *= x->shape[d];
     vdouble sum[DVECTORS] = {{0}};
     real copy[LANES];
     for (int64_t r = 0; r < rows; r++) {

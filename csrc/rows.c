@@ -38,16 +38,14 @@ INLINE moments few_exp(few *f, const int vectors, const real *x) {
     moments m;
     for (int j = 0; j < LANE_VECTORS; j++) {
         lane[j] = least;
-        if (j >= vectors)
-            continue;
+        if (j >= vectors) continue;
         f->x[j] = v_load_n(x + j * VLANES, f->left[j]);
         lane[j] = v_select(f->mask[j], f->x[j], least);
     }
     m.max = lanes_max(lane);
     for (int j = 0; j < LANE_VECTORS; j++) {
         lane[j] = zero;
-        if (j >= vectors)
-            continue;
+        if (j >= vectors) continue;
         f->x[j] = v_select(f->mask[j], v_exp(f->x[j] - v_splat(m.max)), zero);
         lane[j] = f->x[j];
     }
@@ -56,8 +54,7 @@ INLINE moments few_exp(few *f, const int vectors, const real *x) {
 }
 
 INLINE void few_store(const few *f, const int vectors, real *to) {
-    for (int j = 0; j < vectors; j++)
-        v_store_n(to + j * VLANES, f->x[j], f->left[j]);
+    for (int j = 0; j < vectors; j++) v_store_n(to + j * VLANES, f->x[j], f->left[j]);
 }
 
 /* m and s of any row; exp(x - m) goes to `to` unless that is NULL */
@@ -66,20 +63,17 @@ INLINE moments many_exp(const real *x, int64_t n, real *to) {
     moments m = {.max = row_max(x, n)};
     const vreal max = v_splat(m.max);
     int64_t i = 0;
-    for (int j = 0; j < LANE_VECTORS; j++)
-        lane[j] = v_splat(0);
+    for (int j = 0; j < LANE_VECTORS; j++) lane[j] = v_splat(0);
     for (; i + LANES <= n; i += LANES)
         for (int j = 0; j < LANE_VECTORS; j++) {
             const vreal e = v_exp(v_load(x + i + j * VLANES) - max);
-            if (to)
-                v_store(to + i + j * VLANES, e);
+            if (to) v_store(to + i + j * VLANES, e);
             lane[j] = lane[j] + e;
         }
     for (int j = 0; j < LANE_VECTORS && i + j * VLANES < n; j++) {
         const int left = v_left(n, i + j * VLANES);
         const vreal e = v_fill(v_exp(v_load_n(x + i + j * VLANES, left) - max), v_splat(0), left);
-        if (to)
-            v_store_n(to + i + j * VLANES, e, left);
+        if (to) v_store_n(to + i + j * VLANES, e, left);
         lane[j] = lane[j] + e;
     }
     m.sum = lanes_sum(lane);
@@ -125,8 +119,7 @@ INLINE void softmax(const int vectors, const job *a) {
         real *y = a->y + r * a->y_pitch;
         if (vectors) {
             const vreal sum = v_splat(few_exp(&f, vectors, from).sum);
-            for (int j = 0; j < vectors; j++)
-                f.x[j] = f.x[j] / sum;
+            for (int j = 0; j < vectors; j++) f.x[j] = f.x[j] / sum;
             few_store(&f, vectors, y);
         } else {
             const vreal sum = v_splat(many_exp(from, a->n, y).sum);
@@ -168,8 +161,7 @@ INLINE void logarithms(const int vectors, const int op, const job *a) {
     for (int64_t r = 0; r < a->rows; r += VLANES) {
         const int count = v_left(a->rows, r);
         real max[VLANES], sum[VLANES], at_label[VLANES];
-        for (int k = 0; k < VLANES; k++)
-            max[k] = at_label[k] = 0, sum[k] = 1;
+        for (int k = 0; k < VLANES; k++) max[k] = at_label[k] = 0, sum[k] = 1;
         for (int k = 0; k < count; k++) {
             const real *from = a->x + (r + k) * a->x_pitch;
             const moments m = vectors ? few_exp(&f, vectors, from) : many_exp(from, a->n, NULL);
@@ -189,13 +181,11 @@ INLINE void logarithms(const int vectors, const int op, const job *a) {
             }
         } else {
             vreal y = log_sum - (v_load(at_label) - m);
-            if (op == OP_logsumexp)
-                y = v_select(v_abs(m) == (real)INFINITY, m, m + log_sum);
+            if (op == OP_logsumexp) y = v_select(v_abs(m) == (real)INFINITY, m, m + log_sum);
             if (a->y_pitch == 1)
                 v_store_n(a->y + r, y, count);
             else
-                for (int k = 0; k < count; k++)
-                    a->y[(r + k) * a->y_pitch] = y[k];
+                for (int k = 0; k < count; k++) a->y[(r + k) * a->y_pitch] = y[k];
         }
     }
 }
@@ -262,12 +252,10 @@ void K(rows)(const chainrule_call *call, int64_t begin, int64_t end) {
     a.x_pitch = a.n;
     a.y_pitch = reduces ? 1 : a.n;
     if (x->ndim == 1) { /* a single row, which is not divided */
-        if (begin > 0)
-            return;
+        if (begin > 0) return;
         end = end < 1 ? end : 1;
     }
-    for (int d = 1; d < x->ndim - 1; d++)
-        a.rows *= x->shape[d];
+    for (int d = 1; d < x->ndim - 1; d++) a.rows *= x->shape[d];
     const int64_t x_pitch = x->ndim > 1 ? pitch(x) : 0, y_pitch = x->ndim > 1 ? pitch(y) : 0;
     if (cross) {
         a.labels = call->in[gradient + 1].data;
@@ -281,10 +269,8 @@ void K(rows)(const chainrule_call *call, int64_t begin, int64_t end) {
         a.x_pitch = x_pitch;
         a.y_pitch = y_pitch;
         const int64_t labels = begin * a.label_pitch * (a.wide ? 8 : 4);
-        if (cross)
-            a.labels = (const char *)a.labels + labels;
-        if (cross)
-            a.g += begin * a.g_pitch;
+        if (cross) a.labels = (const char *)a.labels + labels;
+        if (cross) a.g += begin * a.g_pitch;
         end = begin + (a.rows > 0);
     }
     for (int64_t i = begin; i < end; i++) {

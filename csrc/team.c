@@ -30,14 +30,12 @@ static inline void pause_briefly(void) {
 void chainrule_barrier_wait(chainrule_barrier *b, int *sense, void (*last)(void *),
                             void *argument) {
     if (b->size == 1) {
-        if (last)
-            last(argument);
+        if (last) last(argument);
         return;
     }
     const int turn = *sense = !*sense;
     if (atomic_fetch_sub_explicit(&b->missing, 1, memory_order_acq_rel) == 1) {
-        if (last)
-            last(argument);
+        if (last) last(argument);
         atomic_store_explicit(&b->missing, b->size, memory_order_relaxed);
         atomic_store_explicit(&b->sense, turn, memory_order_release);
         return;
@@ -54,11 +52,9 @@ int chainrule_cores(void) {
     int n = 0;
 #if defined(__linux__)
     cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) == 0)
-        n = CPU_COUNT(&set);
+    if (sched_getaffinity(0, sizeof set, &set) == 0) n = CPU_COUNT(&set);
 #endif
-    if (n < 1)
-        n = (int)sysconf(_SC_NPROCESSORS_ONLN);
+    if (n < 1) n = (int)sysconf(_SC_NPROCESSORS_ONLN);
     return n < 1 ? 1 : n;
 }
 

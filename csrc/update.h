@@ -17,8 +17,7 @@ typedef struct {
 
 INLINE update_coef update_coefs(const double *coef) {
     update_coef u;
-    for (int i = 0; i < COEF_COUNT; i++)
-        u.c[i] = v_splat((real)coef[i]);
+    for (int i = 0; i < COEF_COUNT; i++) u.c[i] = v_splat((real)coef[i]);
     u.decays = (real)coef[COEF_DECAY] != 0;
     u.clips = (real)coef[COEF_CLIP] < (real)INFINITY;
     return u;
@@ -29,8 +28,7 @@ INLINE vreal update_row(int row, const update_coef *u, vreal w, vreal g, vreal *
     const vreal step = -u->c[COEF_STEP], decay = u->c[COEF_DECAY], eps = u->c[COEF_EPS];
     const vreal beta1 = u->c[COEF_BETA1], one_beta1 = u->c[COEF_1_BETA1];
     const vreal beta2 = u->c[COEF_BETA2], one_beta2 = u->c[COEF_1_BETA2];
-    if (u->clips)
-        g = v_at_least(v_at_most(g, u->c[COEF_CLIP]), -u->c[COEF_CLIP]);
+    if (u->clips) g = v_at_least(v_at_most(g, u->c[COEF_CLIP]), -u->c[COEF_CLIP]);
     if (row == UPDATE_adamw)
         w = v_fma(-decay, w, w);
     else if (u->decays)

@@ -202,8 +202,8 @@ INLINE vreal log_reduced(vreal f, vreal k) {
 
 /* x = m * 2^k with m in [sqrt(1/2), sqrt(2)); x positive, normal, finite */
 INLINE vreal split_exponent(vreal x, vreal *k) {
-    vint offset = (vint)v_splat(SQRT_HALF);
-    vuint biased = (vuint)((vint)x - offset + ((ireal)BIAS << MANTISSA)) >> MANTISSA;
+    vuint offset = (vuint)v_splat(SQRT_HALF);
+    vuint biased = ((vuint)x - offset + ((ureal)BIAS << MANTISSA)) >> MANTISSA;
     /* an integer in the low bits of 2^MANTISSA: int to real without an instruction for it */
     vreal base = v_splat((real)((ureal)1 << MANTISSA));
     *k = (vreal)(biased | (vuint)base) - (base + BIAS);
@@ -259,10 +259,17 @@ INLINE vreal v_sigmoid(vreal x) {
 INLINE vreal v_softplus(vreal x) {
     vreal t, e;
     e = exp_reduced(v_at_least(-v_abs(x), v_splat(EXP_LOW)), &t);
+    vreal power = power_of_2(t), less_1 = v_fma(power, e, power - 1); /* exp(-|x|) - 1, if large */
     e = v_scale(1 + e, t);
     vint large = e > V_C(0.41421356237309503);
-    vreal f = v_select(large, (e - 1) * V_C(0.5), e);
-    return v_at_least(x, v_splat(0)) + log_reduced(f, v_select(large, v_splat(1), v_splat(0)));
+    vreal f = v_select(large, less_1 * V_C(0.5), e);
+    /* what max(x, 0) + ln 2 loses is added to the small logarithm: rounding it away would let the
+     * sum of a rising and a falling term step back */
+    vreal k = v_select(large, v_splat(1), v_splat(0)), rising = v_at_least(x, v_splat(0));
+    vreal sum = v_fma(k, v_splat(LN2), rising);
+    vreal lost = v_fma(k, v_splat(LN2), rising - sum) + k * LN2_LO;
+    vreal y = sum + (log_reduced(f, v_splat(0)) + lost);
+    return v_select(x == INFINITY, x, y);
 }
 
 /* Phi(-a) exp(a^2 / 2), Phi being the normal distribution, and what it lost by the last roundings;
@@ -395,10 +402,8 @@ INLINE vreal v_pow(vreal x, real c) {
     y = v_select(a == 0, v_splat(c > 0 ? 0 : INFINITY), y);
     y = v_select(a == INFINITY, v_splat(c > 0 ? INFINITY : 0), y);
     y = v_select(a == 1, v_splat(1), y);
-    if (odd)
-        y = v_or_sign(y, x);
-    if (!whole)
-        y = v_select((x < 0) & (a < INFINITY), v_splat(NAN), y);
+    if (odd) y = v_or_sign(y, x);
+    if (!whole) y = v_select((x < 0) & (a < INFINITY), v_splat(NAN), y);
     return c == c ? v_select(x == x, y, x) : v_splat(c);
 }
 

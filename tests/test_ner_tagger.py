@@ -239,6 +239,7 @@ def test_characters_are_tokens_where_training_says_so(tmp_path):
         {"target": "place"},
         {"threshold": 0.0},
         {"views": {}},
+        {"batch_size": 0},
         {"views": {"nonsense": 3}},
         {"views": {"vector": 3}},
         {"classifier": "logistic"},
@@ -263,6 +264,8 @@ def test_bad_calls(tmp_path):
         WindowTagger().predict(["a"])
     with pytest.raises(UsageError, match="not trained"):
         WindowTagger().save(tmp_path / "m")
+    with pytest.raises(UsageError, match=r"tagger\.entities"):
+        next(small().fit(tiny(), epochs=1).pipe("in Rome"))
     with pytest.raises(DataError, match="no entity"):
         WindowTagger().fit([Sentence(("a",))])
     with pytest.raises(DataError, match="got int"):

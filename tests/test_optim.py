@@ -74,7 +74,8 @@ CASES = {
         lambda: cr.optim.SGD(0.1, weight_decay=0.2), lambda w, g, s, t: w - 0.1 * (g + 0.2 * w)
     ),
     "clip_value": (
-        lambda: cr.optim.SGD(0.1, clip_value=1.5), lambda w, g, s, t: w - 0.1 * np.clip(g, -1.5, 1.5)
+        lambda: cr.optim.SGD(0.1, clip_value=1.5),
+        lambda w, g, s, t: w - 0.1 * np.clip(g, -1.5, 1.5),
     ),
     "clip_norm": (lambda: cr.optim.SGD(0.1, clip_norm=2.0), norm_clipped),
     "momentum": (lambda: cr.optim.SGD(0.1, momentum=0.9), momentum(False)),

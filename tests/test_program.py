@@ -43,7 +43,7 @@ def test_delta_is_computed_once():
 
 
 def test_a_non_linearity_joins_its_layer():
-    x, y = table_data(32)
+    x, _ = table_data(32)
     trainer = cr.Trainer(mlp("gelu"), cr.losses.SoftmaxCrossEntropy(), cr.optim.SGD(0.1), seed=1)
     trainer.predict(x)
     (program, _), *_ = trainer._programs.values()
@@ -77,7 +77,7 @@ def test_values_are_refused_while_tracing():
         trainer = cr.Trainer(
             Peeks(peek), cr.losses.SoftmaxCrossEntropy(), cr.optim.SGD(0.1), seed=1
         )
-        with pytest.raises(cr.ChainruleError, match="'dense'.*traced"):
+        with pytest.raises(cr.ChainruleError, match=r"'dense'.*traced"):
             trainer.step(x, y)
 
 
@@ -110,5 +110,5 @@ def test_more_axes_than_a_program_has_are_refused():
             return self.layer(t).reshape(32, 1, 1, 1, 5).reshape(32, 5)
 
     trainer = cr.Trainer(Deep(), cr.losses.SoftmaxCrossEntropy(), cr.optim.SGD(0.1), seed=1)
-    with pytest.raises(cr.ChainruleError, match="'reshape': .* at most 4 axes"):
+    with pytest.raises(cr.ChainruleError, match=r"'reshape': .* at most 4 axes"):
         trainer.step(x, y)

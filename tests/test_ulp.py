@@ -62,8 +62,8 @@ def neighbours(dtype: str) -> Array:
     rng = np.random.default_rng(0)
     starts = [0, largest - 511]
     # where the functions are not flat, and where they might change their formula
-    for point in (1e-8, 1e-4, 0.1, 0.3, 0.34, 0.5, 0.625, 0.69, 1, 1.4, 2, 4, 9, 20, 88, 700):
-        starts.append(int(np.array(point, dtype).view(integer)) - 256)
+    points = (1e-8, 1e-4, 0.1, 0.3, 0.34, 0.5, 0.625, 0.69, 1, 1.4, 2, 4, 9, 20, 88, 700)
+    starts += [int(np.array(point, dtype).view(integer)) - 256 for point in points]
     starts += rng.integers(0, largest - 512, 100).tolist()
     runs = (np.array(sorted(starts))[:, None] + np.arange(512)).ravel()
     positive = runs.astype(integer).view(dtype)

@@ -219,28 +219,6 @@ def update_rows():
     return rows
 
 
-cdef extern from *:
-    """
-    #ifdef __clang__
-    #define BUILD_COMPILER "clang " __clang_version__
-    #else
-    #define BUILD_COMPILER "gcc " __VERSION__
-    #endif
-    #ifdef _OPENMP
-    enum { BUILD_OPENMP = 1 };
-    #else
-    enum { BUILD_OPENMP = 0 };
-    #endif
-    """
-    const char *BUILD_COMPILER
-    bint BUILD_OPENMP
-
-
-def compiler():
-    """What the core was compiled with: compiler and version, and whether with OpenMP."""
-    return BUILD_COMPILER.decode().strip(), bool(BUILD_OPENMP)
-
-
 def compiler():
     """The C compiler of this build, and whether it can use several threads."""
     return chainrule_compiler().decode("ascii"), chainrule_openmp() != 0

@@ -58,7 +58,7 @@ FLOATS: dict[str, tuple[str, ...]] = {
     "dropout": ("rate",),
     "dense": ("param",),
     "matmul_dact": ("param",),
-    **{name: ("param",) for name in reference.ACTIVATIONS},
+    **dict.fromkeys(reference.ACTIVATIONS, ("param",)),
     **{f"d{name}": ("param",) for name in reference.ACTIVATIONS},
 }
 

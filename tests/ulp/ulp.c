@@ -17,12 +17,12 @@
 
 #include "dispatch.h"
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(__clang__)
 #include <quadmath.h>
 typedef __float128 wide;
 #define WIDE(f) f##q
 #else
-typedef long double wide; /* quadruple precision on aarch64 */
+typedef long double wide; /* quadruple precision on aarch64, 64 bits on x86 */
 #define WIDE(f) f##l
 #endif
 #define DOUBLE(f) f
@@ -43,8 +43,7 @@ typedef long double wide; /* quadruple precision on aarch64 */
         return x > 0 ? x + M(log1p)(M(exp)(-x)) : M(log1p)(M(exp)(x));                             \
     }                                                                                              \
     static real type##_gate(real x, real w) { /* x sigmoid(w) */                                   \
-        if (x == -INFINITY)                                                                        \
-            return -(real)0;                                                                       \
+        if (x == -INFINITY) return -(real)0;                                                       \
         return w < 0 ? x * M(exp)(w) / (1 + M(exp)(w)) : x / (1 + M(exp)(-w));                     \
     }                                                                                              \
     static real type##_swish(real x) { return type##_gate(x, x); }                                 \
@@ -54,15 +53,13 @@ typedef long double wide; /* quadruple precision on aarch64 */
     }                                                                                              \
     static real type##_gelu_tanh(real x) { return type##_gate(x, type##_argument(x)); }            \
     static real type##_gelu(real x) {                                                              \
-        if (x == -INFINITY)                                                                        \
-            return -(real)0;                                                                       \
+        if (x == -INFINITY) return -(real)0;                                                       \
         return x / 2 * M(erfc)(-x / M(sqrt)((real)2));                                             \
     }                                                                                              \
     static real type##_dsoftplus(real x) { return type##_sigmoid(x); }                             \
     static real type##_dgate(real x, real w, real slope) {                                         \
         const real e = M(exp)(-M(fabs)(w)), below = e / (1 + e), above = 1 / (1 + e);              \
-        if (x - x != 0)                                                                            \
-            return x != x ? x : x > 0;                                                             \
+        if (x - x != 0) return x != x ? x : x > 0;                                                 \
         return (w < 0 ? below : above) + x * (below * above) * slope;                              \
     }                                                                                              \
     static real type##_dswish(real x) { return type##_dgate(x, x, 1); }                            \
@@ -71,8 +68,7 @@ typedef long double wide; /* quadruple precision on aarch64 */
         return type##_dgate(x, type##_argument(x), root * (1 + (real)134145 / 1000000 * x * x));   \
     }                                                                                              \
     static real type##_dgelu(real x) {                                                             \
-        if (x - x != 0)                                                                            \
-            return x != x ? x : x > 0;                                                             \
+        if (x - x != 0) return x != x ? x : x > 0;                                                 \
         return M(erfc)(-x / M(sqrt)((real)2)) / 2 +                                                \
                x * M(exp)(-x * x / 2) / M(sqrt)(8 * M(atan)((real)1));                             \
     }                                                                                              \
@@ -112,19 +108,9 @@ static const function functions[] = {
     {#name, OP_##name, monotone, derivative, bound, 0, f32_##name, f64_##name},
     FUNCTIONS(X)
 #undef X
-#define POWER(c) {"power " #c, OP_power, 0, 0, 8, c, NULL, NULL}
-        POWER(-2.5),
-    POWER(-2),
-    POWER(-1),
-    POWER(-0.25),
-    POWER(0.3),
-    POWER(0.5),
-    POWER(1.5),
-    POWER(3),
-    POWER(7),
-    POWER(17),
-    POWER(100.1)
-#undef POWER
+#define X(c) {"power " #c, OP_power, 0, 0, 8, c, NULL, NULL},
+        X(-2.5) X(-2) X(-1) X(-0.25) X(0.3) X(0.5) X(1.5) X(3) X(7) X(17) X(100.1)
+#undef X
 };
 
 enum { BLOCK = 1 << 14 };
@@ -164,8 +150,7 @@ static double *samples(int64_t n) {
                                      INFINITY,
                                      -INFINITY};
     double *x = malloc((size_t)n * sizeof *x);
-    if (!x)
-        return NULL;
+    if (!x) return NULL;
     for (int64_t i = 0; i < n; i++) {
         const double u = (double)(draw() >> 11) * 0x1p-52 - 1;
         if (i < (int64_t)(sizeof special / sizeof *special)) {
@@ -214,11 +199,9 @@ static void evaluate(const chainrule_kernels *kernels, const function *f, int dt
     chainrule_call call = {.op = f->op, .n_out = 1, .n_in = 1, .f = {f->exponent}};
     one.data = (void *)(dtype == DT_F32 ? (const void *)&one_f32 : (const void *)&one_f64);
     one.stride[0] = 0;
-    if (f->op == OP_elu)
-        call.f[0] = 1;
+    if (f->op == OP_elu) call.f[0] = 1;
     call.in[f->derivative] = view;
-    if (f->derivative)
-        call.in[0] = one;
+    if (f->derivative) call.in[0] = one;
     call.n_in += f->derivative;
     view.data = out;
     call.out[0] = view;
@@ -236,20 +219,17 @@ static double error_of(wide truth, double got, int dtype, double least_size) {
     const int digits = dtype == DT_F32 ? 24 : 53, least = dtype == DT_F32 ? -149 : -1074;
     const wide limit = 2 * (wide)ldexp(1, dtype == DT_F32 ? 127 : 1023);
     const wide size = truth < 0 ? -truth : truth;
-    if (truth != truth || got != got)
-        return truth != truth && got != got ? 0 : INFINITY;
+    if (truth != truth || got != got) return truth != truth && got != got ? 0 : INFINITY;
     if (truth == 0 && got == 0)
         return least_size > 0 || signbit((double)truth) == signbit(got) ? 0 : INFINITY;
     if (isinf(got) && (got > 0) == (truth > 0) && size >= limit - limit * ldexp(1, -digits - 1))
         return 0;
-    if (size >= limit)
-        return INFINITY;
+    if (size >= limit) return INFINITY;
     const wide value = isinf(got) ? (got > 0 ? limit : -limit) : got;
     const wide difference = value > truth ? value - truth : truth - value;
     const double reference = size > (wide)least_size ? (double)size : least_size;
     int exponent = reference > 0 ? ilogb(reference) - digits + 1 : least;
-    if (exponent < least)
-        exponent = least;
+    if (exponent < least) exponent = least;
     return (double)(difference / (wide)ldexp(1, exponent));
 }
 
@@ -268,8 +248,7 @@ static void measure(const function *f, int dtype, const double *x, const double 
         else
             truth = f64_power(x[i], f->exponent);
         const double error = error_of(truth, got[i], dtype, least_size);
-        if (!(error <= r->error))
-            r->error = error, r->at = x[i];
+        if (!(error <= r->error)) r->error = error, r->at = x[i];
         if (f->monotone && i && got[i] < got[i - 1]) {
             const double size = fmax(fabs(got[i]), fabs(got[i - 1]));
             const double unit = ldexp(1, ilogb(size) - (dtype == DT_F32 ? 23 : 52));
@@ -319,19 +298,16 @@ static result check(const function *f, int dtype, uint64_t stride, const double 
                 x[i] = in.f64[i] = x64[begin + i];
         }
         evaluate(tables[dtype][n_isas - 1], f, dtype, &in, &out, m);
-        for (int i = 0; i < m; i++)
-            got[i] = dtype == DT_F32 ? out.f32[i] : out.f64[i];
+        for (int i = 0; i < m; i++) got[i] = dtype == DT_F32 ? out.f32[i] : out.f64[i];
         measure(f, dtype, x, got, m, &r);
         for (int k = 0; k < n_isas - 1; k++) {
-            if (k == 0 && block % 16)
-                continue;
+            if (k == 0 && block % 16) continue;
             evaluate(tables[dtype][k], f, dtype, &in, &other, m);
             r.different += compare(dtype, &out, &other, m);
         }
 #pragma omp critical
         {
-            if (!(r.error <= total.error))
-                total.error = r.error, total.at = r.at;
+            if (!(r.error <= total.error)) total.error = r.error, total.at = r.at;
             total.back += r.back;
             total.different += r.different;
         }
@@ -352,11 +328,9 @@ int main(int argc, char **argv) {
         tables[DT_F64][n_isas] = chainrule_table(DT_F64);
     }
     int64_t n64 = (int64_t)(1 << 24) / (int64_t)(stride < 256 ? stride : 256);
-    if (n64 > 1 << 22)
-        n64 = 1 << 22;
+    if (n64 > 1 << 22) n64 = 1 << 22;
     double *x64 = samples(n64);
-    if (!x64)
-        return 2;
+    if (!x64) return 2;
 
     printf("measured on %s; float32: every %" PRIu64 ". input, float64: %" PRId64 " samples\n",
            chainrule_isa_at(n_isas - 1), stride, n64);
@@ -365,8 +339,7 @@ int main(int argc, char **argv) {
     for (size_t k = 0; k < sizeof functions / sizeof *functions; k++) {
         const function *f = &functions[k];
         int wanted = argc <= 2;
-        for (int i = 2; i < argc; i++)
-            wanted |= !strcmp(argv[i], f->name);
+        for (int i = 2; i < argc; i++) wanted |= !strcmp(argv[i], f->name);
         for (int dtype = DT_F32; wanted && dtype <= DT_F64; dtype++) {
             const result r = check(f, dtype, stride, x64, n64);
             const int bad = !(r.error <= f->bound) || r.back || r.different;

@@ -162,8 +162,8 @@ def curves(epochs: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) ->
     Parameters
     ----------
     epochs
-        The history: dicts with ``epoch`` (from 0), ``loss`` and where there are any ``val_loss`` and
-        ``val_f1``.
+        The history: dicts with ``epoch`` (from 0), ``loss``, and where there are any ``val_loss``
+        and ``val_f1``.
     path
         Where to write.
 

@@ -219,6 +219,9 @@ class WindowTagger:
             raise UsageError("target: only the logistic form has one: classifier='logistic'")
         if not 0.0 < threshold < 1.0:
             raise UsageError(f"threshold: expected a number between 0 and 1, got {threshold!r}")
+        for name, number in (("min_count", min_count), ("batch_size", batch_size)):
+            if not isinstance(number, int) or number < 1:
+                raise UsageError(f"{name}: expected a whole number from 1 up, got {number!r}")
         if views is not None and not views:
             raise UsageError("views: expected at least one, such as {'word': 50}")
         self.window = window
@@ -232,9 +235,9 @@ class WindowTagger:
         self.views = None if views is None else dict(views)
         self.dropout = float(dropout)
         self.tune_vectors = bool(tune_vectors)
-        self.min_count = int(min_count)
+        self.min_count = min_count
         self.learning_rate = float(learning_rate)
-        self.batch_size = int(batch_size)
+        self.batch_size = batch_size
         self.transition_weight = float(transition_weight)
         self.threads = threads
         self.backend = backend
@@ -485,6 +488,8 @@ class WindowTagger:
             Texts tagged at a time.
         """
         model = self._trained
+        if isinstance(texts, str):
+            raise UsageError("pipe takes many texts, got one: use tagger.entities(text)")
         rest = iter(texts)
         while chunk := list(islice(rest, batch_size)):
             lines: list[list[tuple[str, int, int]]] = []
@@ -646,6 +651,7 @@ class WindowTagger:
             steps = tensors.pop("transitions")
             if steps.shape != ((0, 0) if tagger.target else (len(tags) + 1, len(tags) + 1)):
                 raise ValueError("transitions")
+            tagger.views = {name: width for name, width in views.items() if name != "vector"}
             tagger._model = _Model(
                 labels,
                 tagger.target,
