@@ -43,7 +43,7 @@ format: $(VENV)/with-dev ## bring Python and C into shape
 	$(BIN)/clang-format -i csrc/*.c csrc/*.h
 
 bench: $(VENV)/installed $(VENV)/with-test ## time kernels and training steps
-	$(BIN)/python -m pytest -q benchmarks
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q benchmarks
 
 ulp: $(VENV)/with-cmake ## error of the elementwise functions over all float32 inputs (long)
 	$(BIN)/cmake -S . -B build/ulp -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DCHAINRULE_ULP=ON
