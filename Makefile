@@ -10,12 +10,12 @@ SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc src -type f -not -pat
 ifdef UV
 MAKE_VENV = $(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
 INSTALL = $(UV) pip install --quiet --python $(BIN)/python
-REINSTALL = $(INSTALL) --reinstall-package chainrule .
+REINSTALL = $(INSTALL) --reinstall-package chainrule '.[ner]'
 WHEEL = $(UV) build --quiet --wheel
 else
 MAKE_VENV = $(PYTHON) -m venv $(VENV)
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
-REINSTALL = $(INSTALL) .
+REINSTALL = $(INSTALL) '.[ner]'
 WHEEL = $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 endif
 
