@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 
 # What the installed package is made of: where none of it has changed, nothing is built again.
-SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc src -type f -not -path '*/__pycache__/*')
+SOURCES := Makefile pyproject.toml CMakeLists.txt $(shell find csrc src -type f -not -path '*/__pycache__/*')
 
 ifdef UV
 MAKE_VENV = $(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
