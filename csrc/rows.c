@@ -17,44 +17,40 @@ typedef struct {
     real max, sum;
 } moments;
 
-/* Rows of at most 16 elements stay in registers: `vectors` of them, each with its mask. */
+/* Short rows, of at most 16 elements, are turned: a vector holds one element of each of VLANES
+ * rows, so that nothing is wasted on lanes that a row does not fill, and the tree needs no
+ * shuffles. */
 typedef struct {
-    vreal x[LANE_VECTORS];
-    vint mask[LANE_VECTORS];
-    int left[LANE_VECTORS];
-} few;
+    vreal x[LANES]; /* x[c]: element c of the rows */
+    vreal max, sum;
+} turned;
 
-INLINE void few_prepare(few *f, int vectors, int64_t n) {
-    for (int j = 0; j < vectors; j++) {
-        f->left[j] = v_left(n, j * VLANES);
-        f->mask[j] = v_first(f->left[j]);
-    }
+/* lane l and lane l + half, as in lanes.h; lanes past n hold what `and` leaves alone */
+#define FOLD(v, n, and)                                                                            \
+    for (int half = LANES / 2; half; half /= 2)                                                    \
+        for (int l = 0; l < half && l + half < (n); l++) v[l] = and(v[l], v[l + half])
+
+/* m, s and exp(x - m) of `count` rows */
+INLINE void turned_exp(turned *t, int n, const real *x, int64_t pitch, int count) {
+    real buffer[LANES][VLANES];
+    for (int k = 0; k < VLANES; k++)
+        for (int c = 0; c < n; c++) buffer[c][k] = k < count ? x[k * pitch + c] : 0;
+    vreal lane[LANES];
+    lane[0] = v_splat((real)-INFINITY);
+    for (int c = 0; c < n; c++) lane[c] = t->x[c] = v_load(buffer[c]);
+    FOLD(lane, n, v_max);
+    t->max = lane[0];
+    lane[0] = v_splat(0);
+    for (int c = 0; c < n; c++) lane[c] = t->x[c] = v_exp(t->x[c] - t->max);
+    FOLD(lane, n, v_add);
+    t->sum = lane[0];
 }
 
-/* m and s; leaves exp(x - m) in f->x */
-INLINE moments few_exp(few *f, const int vectors, const real *x) {
-    const vreal least = v_splat((real)-INFINITY), zero = v_splat(0);
-    vreal lane[LANE_VECTORS];
-    moments m;
-    for (int j = 0; j < LANE_VECTORS; j++) {
-        lane[j] = least;
-        if (j >= vectors) continue;
-        f->x[j] = v_load_n(x + j * VLANES, f->left[j]);
-        lane[j] = v_select(f->mask[j], f->x[j], least);
-    }
-    m.max = lanes_max(lane);
-    for (int j = 0; j < LANE_VECTORS; j++) {
-        lane[j] = zero;
-        if (j >= vectors) continue;
-        f->x[j] = v_select(f->mask[j], v_exp(f->x[j] - v_splat(m.max)), zero);
-        lane[j] = f->x[j];
-    }
-    m.sum = lanes_sum(lane);
-    return m;
-}
-
-INLINE void few_store(const few *f, const int vectors, real *to) {
-    for (int j = 0; j < vectors; j++) v_store_n(to + j * VLANES, f->x[j], f->left[j]);
+INLINE void turned_store(const turned *t, int n, real *y, int64_t pitch, int count) {
+    real buffer[LANES][VLANES];
+    for (int c = 0; c < n; c++) v_store(buffer[c], t->x[c]);
+    for (int k = 0; k < count; k++)
+        for (int c = 0; c < n; c++) y[k * pitch + c] = buffer[c][k];
 }
 
 /* m and s of any row; exp(x - m) goes to `to` unless that is NULL */
@@ -110,67 +106,82 @@ INLINE int64_t label(const job *a, int64_t r) {
     return y >= 0 && y < a->n ? y : -1;
 }
 
-/* vectors: those of a row that stays in registers, 0 for longer rows */
-INLINE void softmax(const int vectors, const job *a) {
-    few f;
-    few_prepare(&f, vectors, a->n);
-    for (int64_t r = 0; r < a->rows; r++) {
-        const real *from = a->x + r * a->x_pitch;
-        real *y = a->y + r * a->y_pitch;
-        if (vectors) {
-            const vreal sum = v_splat(few_exp(&f, vectors, from).sum);
-            for (int j = 0; j < vectors; j++) f.x[j] = f.x[j] / sum;
-            few_store(&f, vectors, y);
-        } else {
-            const vreal sum = v_splat(many_exp(from, a->n, y).sum);
-            EACH_VECTOR(y, y, a->n, x / sum)
+static void softmax(const job *a) {
+    turned t;
+    if (a->n <= LANES) {
+        for (int64_t r = 0; r < a->rows; r += VLANES) {
+            const int n = (int)a->n, count = v_left(a->rows, r);
+            turned_exp(&t, n, a->x + r * a->x_pitch, a->x_pitch, count);
+            for (int c = 0; c < n; c++) t.x[c] = t.x[c] / t.sum;
+            turned_store(&t, n, a->y + r * a->y_pitch, a->y_pitch, count);
         }
+        return;
+    }
+    for (int64_t r = 0; r < a->rows; r++) {
+        real *y = a->y + r * a->y_pitch;
+        const vreal sum = v_splat(many_exp(a->x + r * a->x_pitch, a->n, y).sum);
+        EACH_VECTOR(y, y, a->n, x / sum)
     }
 }
 
-INLINE void dsoftmax_cross_entropy(const int vectors, const job *a) {
-    few f;
-    few_prepare(&f, vectors, a->n);
+static void dsoftmax_cross_entropy(const job *a) {
+    turned t;
+    if (a->n <= LANES) {
+        for (int64_t r = 0; r < a->rows; r += VLANES) {
+            const int n = (int)a->n, count = v_left(a->rows, r);
+            real g[VLANES] = {0};
+            ireal of[VLANES];
+            turned_exp(&t, n, a->x + r * a->x_pitch, a->x_pitch, count);
+            for (int k = 0; k < VLANES; k++) {
+                of[k] = k < count ? (ireal)label(a, r + k) : -1;
+                if (k < count) g[k] = a->g[(r + k) * a->g_pitch];
+            }
+            const vreal scale = v_load(g);
+            const vint y = *(const vint_u *)of, good = y >= 0;
+            for (int c = 0; c < n; c++) {
+                const vreal one = v_select(y == c, v_splat(1), v_splat(0));
+                t.x[c] = v_select(good, scale * (t.x[c] / t.sum - one), v_splat(0));
+            }
+            turned_store(&t, n, a->y + r * a->y_pitch, a->y_pitch, count);
+        }
+        return;
+    }
     for (int64_t r = 0; r < a->rows; r++) {
-        const real *from = a->x + r * a->x_pitch, g = a->g[r * a->g_pitch];
         real *y = a->y + r * a->y_pitch;
+        const real g = a->g[r * a->g_pitch];
         const int64_t of = label(a, r);
         if (of < 0) {
             memset(y, 0, (size_t)a->n * sizeof(real));
-        } else if (vectors) {
-            const vreal sum = v_splat(few_exp(&f, vectors, from).sum);
-            for (int j = 0; j < vectors; j++) {
-                const vint before = v_first(of - j * VLANES), upto = v_first(of + 1 - j * VLANES);
-                const vreal one = v_select(upto & ~before, v_splat(1), v_splat(0));
-                f.x[j] = v_splat(g) * (f.x[j] / sum - one);
-            }
-            few_store(&f, vectors, y);
-        } else {
-            const vreal sum = v_splat(many_exp(from, a->n, y).sum), scale = v_splat(g);
-            const real at_label = y[of];
-            EACH_VECTOR(y, y, a->n, scale * (x / sum))
-            y[of] = g * (at_label / sum[0] - 1);
+            continue;
         }
+        const vreal sum = v_splat(many_exp(a->x + r * a->x_pitch, a->n, y).sum), scale = v_splat(g);
+        const real at_label = y[of];
+        EACH_VECTOR(y, y, a->n, scale * (x / sum))
+        y[of] = g * (at_label / sum[0] - 1);
     }
 }
 
 /* The logarithms of a vector full of rows are taken at once. */
-INLINE void logarithms(const int vectors, const int op, const job *a) {
-    few f;
-    few_prepare(&f, vectors, a->n);
+static void logarithms(int op, const job *a) {
     for (int64_t r = 0; r < a->rows; r += VLANES) {
         const int count = v_left(a->rows, r);
         real max[VLANES], sum[VLANES], at_label[VLANES];
         for (int k = 0; k < VLANES; k++) max[k] = at_label[k] = 0, sum[k] = 1;
-        for (int k = 0; k < count; k++) {
-            const real *from = a->x + (r + k) * a->x_pitch;
-            const moments m = vectors ? few_exp(&f, vectors, from) : many_exp(from, a->n, NULL);
-            max[k] = m.max;
-            sum[k] = m.sum;
-            if (op == OP_softmax_cross_entropy) {
-                const int64_t of = label(a, r + k);
-                at_label[k] = of < 0 ? (real)NAN : from[of];
+        if (a->n <= LANES) {
+            turned t;
+            turned_exp(&t, (int)a->n, a->x + r * a->x_pitch, a->x_pitch, count);
+            v_store(max, t.max);
+            v_store(sum, t.sum);
+        } else {
+            for (int k = 0; k < count; k++) {
+                const moments m = many_exp(a->x + (r + k) * a->x_pitch, a->n, NULL);
+                max[k] = m.max;
+                sum[k] = m.sum;
             }
+        }
+        for (int k = 0; k < count && op == OP_softmax_cross_entropy; k++) {
+            const int64_t of = label(a, r + k);
+            at_label[k] = of < 0 ? (real)NAN : a->x[(r + k) * a->x_pitch + of];
         }
         const vreal m = v_load(max), log_sum = v_log(v_load(sum));
         if (op == OP_log_softmax) {
@@ -190,54 +201,13 @@ INLINE void logarithms(const int vectors, const int op, const job *a) {
     }
 }
 
-/* one function a number of vectors that a row fills, so that rows of few classes have no loops */
-#define DEFINE_ROWS(vectors)                                                                       \
-    static void rows_##vectors(int op, const job *a) {                                             \
-        switch (op) {                                                                              \
-        case OP_softmax:                                                                           \
-            softmax(vectors, a);                                                                   \
-            break;                                                                                 \
-        case OP_log_softmax:                                                                       \
-            logarithms(vectors, OP_log_softmax, a);                                                \
-            break;                                                                                 \
-        case OP_logsumexp:                                                                         \
-            logarithms(vectors, OP_logsumexp, a);                                                  \
-            break;                                                                                 \
-        case OP_softmax_cross_entropy:                                                             \
-            logarithms(vectors, OP_softmax_cross_entropy, a);                                      \
-            break;                                                                                 \
-        case OP_dsoftmax_cross_entropy:                                                            \
-            dsoftmax_cross_entropy(vectors, a);                                                    \
-            break;                                                                                 \
-        }                                                                                          \
-    }
-DEFINE_ROWS(0)
-DEFINE_ROWS(1)
-#if 16 * CHAINRULE_REAL / 8 / VBYTES >= 2
-DEFINE_ROWS(2)
-#endif
-#if 16 * CHAINRULE_REAL / 8 / VBYTES >= 4
-DEFINE_ROWS(4)
-#endif
-
 static void run(int op, const job *a) {
-    if (a->n <= VLANES) {
-        rows_1(op, a);
-        return;
-    }
-#if 16 * CHAINRULE_REAL / 8 / VBYTES >= 2
-    if (a->n <= 2 * VLANES) {
-        rows_2(op, a);
-        return;
-    }
-#endif
-#if 16 * CHAINRULE_REAL / 8 / VBYTES >= 4
-    if (a->n <= 4 * VLANES) {
-        rows_4(op, a);
-        return;
-    }
-#endif
-    rows_0(op, a);
+    if (op == OP_softmax)
+        softmax(a);
+    else if (op == OP_dsoftmax_cross_entropy)
+        dsoftmax_cross_entropy(a);
+    else
+        logarithms(op, a);
 }
 
 /* Axis 0 of the operands has its own stride, the axes after it are contiguous. */
