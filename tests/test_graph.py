@@ -156,3 +156,34 @@ def test_dlpack_both_ways():
     x = cr.tensor(np.arange(4.0))
     np.testing.assert_array_equal(np.from_dlpack(x), x.data)
     assert cr.tensor(np.from_dlpack(np.arange(3.0))).shape == (3,)
+
+
+def test_a_changed_value_that_backward_needs_is_caught():
+    w, x = cr.parameter([1.0, 2.0], name="w"), cr.tensor([3.0, 4.0])
+    y = (w * x).sum()
+    w.data -= 0.5
+    with pytest.raises(ValueError, match=r"'multiply' needs the value of Tensor 'w'.*changed"):
+        y.backward()
+    assert x.grad is None
+    np.testing.assert_array_equal(w.data, [0.5, 1.5])
+    (w * x).sum().backward()  # the way out: forward again
+    np.testing.assert_array_equal(x.grad, w.data)
+
+
+def test_a_changed_value_that_backward_does_not_need_is_not_in_the_way():
+    w, x = cr.parameter([1.0, 2.0]), cr.tensor([3.0, 4.0])
+    y = (w + x).sum() + (w * 2.0).sum()
+    w.data -= 0.5
+    y.backward()
+    np.testing.assert_array_equal(w.grad, [3.0, 3.0])
+
+
+def test_the_result_of_an_op_is_read_only_in_place():
+    x = cr.tensor([1.0, 2.0])
+    h = cr.tanh(x)
+    with pytest.raises(ValueError, match="read-only"):
+        h.data[0] = 5.0
+    y = (h * h).sum()
+    h.data = [0.0, 0.0]
+    with pytest.raises(ValueError, match="has changed"):
+        y.backward()

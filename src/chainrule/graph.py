@@ -129,13 +129,15 @@ class Tensor:
     Attributes
     ----------
     data : ndarray
-        The value. May be set; a value of another shape is refused.
+        The value. May be set; a value of another shape is refused, and so is a later backward
+        that needs the old one. The result of an op is read-only.
     grad : ndarray or None
         The gradient after a backward pass, always of the shape of `data`.
     """
 
     __slots__ = (
         "__weakref__",
+        "_changed",
         "_grad",
         "_inputs",
         "_op",
@@ -162,6 +164,7 @@ class Tensor:
         self._op = op
         self._inputs = inputs
         self._seq = next(_sequence)
+        self._changed = 0  # the number that was due when the value was set
         self.attrs: Mapping[str, Any] = attrs or {}
         self.requires_grad = requires_grad
         self.name = name
@@ -184,6 +187,7 @@ class Tensor:
                 f"{self._label()}.data: expected shape {self.shape}, got {array.shape}"
             )
         self._value = array
+        self._changed = next(_sequence)
 
     @property
     def grad(self) -> Array | None:
@@ -482,6 +486,7 @@ def apply(name: str, inputs: Sequence[Tensor], attrs: Mapping[str, Any] | None =
     if not _state.tracing:
         arrays = [a for t in inputs for a in _arrays(t)]
         results = backend.current().evaluate(name, arrays, attrs, specs)
+        results[0].flags.writeable = False
     value: Any = results[0]
     if len(results) > 1:
         rows, sums = results
@@ -503,12 +508,16 @@ def _arrays(t: Tensor) -> tuple[Array, ...]:
 
 
 def _backpropagate(
-    root: Tensor, seed: Tensor, stop: frozenset[int] = frozenset()
+    root: Tensor,
+    seed: Tensor,
+    stop: frozenset[int] = frozenset(),
+    watch: Callable[[Tensor, Sequence[Tensor | None]], None] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield each node that needs one with its whole gradient, the latest node first.
 
     Nodes are numbered as they are made, so descending numbers are a reverse topological order.
-    Nodes whose id is in `stop` are not passed through.
+    Nodes whose id is in `stop` are not passed through. `watch` is told each node that was passed
+    and what it gave to each of its inputs.
     """
     found = {id(root): root}
     stack = [root]
@@ -537,11 +546,64 @@ def _backpropagate(
             raise UsageError(
                 f"op {node._op.name!r} has no gradient rule; use .detach() on its input"
             )
-        needs = [t.requires_grad for t in node._inputs]
-        parts_in = node._op.vjp(node, _densify(grad), needs)
-        for parent, given in zip(node._inputs, parts_in, strict=True):
-            if given is not None and parent.requires_grad:
-                grads.setdefault(id(parent), []).append((node._seq, _unbroadcast(given, parent)))
+        given = pull(node, grad)
+        for parent, given_part in zip(node._inputs, given, strict=True):
+            if given_part is not None:
+                grads.setdefault(id(parent), []).append((node._seq, given_part))
+        if watch is not None:
+            watch(node, given)
+
+
+def pull(node: Tensor, grad: Tensor) -> list[Tensor | None]:
+    """What one node gives to each of its inputs, of the input's shape; None where none is needed.
+
+    Parameters
+    ----------
+    node
+        The result of an op.
+    grad
+        Its whole gradient.
+
+    Raises
+    ------
+    UsageError
+        If the op has no rule, or if a value that the rule needs has changed since.
+    """
+    op = node._op
+    assert op is not None
+    if op.vjp is None:
+        raise UsageError(f"op {op.name!r} has no gradient rule; use .detach() on its input")
+    needs = [t.requires_grad for t in node._inputs]
+    stale = [t for t in (*node._inputs, node) if t._changed > node._seq]
+    if stale:
+        given = _pull_around(stale, node, _densify(grad), needs)
+    else:
+        given = op.vjp(node, _densify(grad), needs)
+    return [
+        _unbroadcast(part, parent) if part is not None and parent.requires_grad else None
+        for parent, part in zip(node._inputs, given, strict=True)
+    ]
+
+
+def _pull_around(
+    stale: Sequence[Tensor], node: Tensor, grad: Tensor, needs: Sequence[bool]
+) -> Sequence[Tensor | None]:
+    """Apply a rule while the values that have changed are out of reach: it may not need them."""
+    assert node._op is not None and node._op.vjp is not None
+    values = {id(t): (t, t._value) for t in stale}
+    try:
+        for t, _ in values.values():
+            t._value = t.spec
+        return node._op.vjp(node, grad, needs)
+    except UsageError:
+        names = " and ".join(t._label() for t, _ in values.values())
+        raise UsageError(
+            f"backward through op {node._op.name!r} needs the value of {names}, which has changed "
+            "since the forward pass: run the forward pass again, or call backward first"
+        ) from None
+    finally:
+        for t, value in values.values():
+            t._value = value
 
 
 def _add_gradients(a: Tensor, b: Tensor) -> Tensor:
