@@ -10,7 +10,9 @@ from . import ops as _ops  # noqa: F401  fills the op table
 from .backend import threads
 from .calculus import grad, gradcheck, jacobian, jvp, value_and_grad, vjp
 from .checkpoint import load, save
+from .draw import draw
 from .errors import ChainruleError
+from .explain import explain
 from .functions import (
     abs,
     clip,
@@ -65,10 +67,12 @@ __all__ = [
     "clip",
     "concatenate",
     "dense",
+    "draw",
     "elu",
     "erf",
     "errors",
     "exp",
+    "explain",
     "expm1",
     "gelu",
     "grad",
