@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,19 +18,43 @@ Array = NDArray[Any]
 Data = Any  # an array, or a tuple or dict of arrays (also nested)
 
 
+class Keyed(dict[str, Any]):
+    """A dict whose missing key is an error that names what was asked for, and where."""
+
+    def __init__(self, values: Mapping[str, Any], where: str) -> None:
+        super().__init__(values)
+        self._where = where
+
+    def __missing__(self, key: str) -> Any:
+        keys = ", ".join(repr(k) for k in self)
+        raise DataError(f"{self._where}: {key!r} was asked for, but the keys are {keys}")
+
+
 class Structure:
-    """The shape of a structure of arrays: taken apart into a list, and put together again."""
+    """The shape of a structure of arrays: taken apart into a list, and put together again.
 
-    def __init__(self, value: Data) -> None:
+    Parameters
+    ----------
+    value
+        An array, or tuples and dicts of arrays.
+    where
+        What errors call it.
+    """
+
+    def __init__(self, value: Data, where: str = "") -> None:
         self.leaves: list[Any] = []
-        self._plan = self._walk(value)
+        self.labels: list[str] = []
+        self.where = where
+        self.plan = self._walk(value, where)  # equal where two structures are alike
 
-    def _walk(self, value: Data) -> Any:
+    def _walk(self, value: Data, label: str) -> Any:
         if isinstance(value, tuple):
-            return tuple(self._walk(v) for v in value)
+            return tuple([self._walk(v, f"{label}[{i}]") for i, v in enumerate(value)])
         if isinstance(value, Mapping):
-            return {k: self._walk(v) for k, v in value.items()}
+            parts = [(k, self._walk(v, f"{label}[{k!r}]")) for k, v in value.items()]
+            return frozenset({("keys", tuple(parts))})  # told from a tuple by its type
         self.leaves.append(value)
+        self.labels.append(label)
         return len(self.leaves) - 1
 
     def build(self, leaves: Sequence[Any]) -> Any:
@@ -37,17 +62,13 @@ class Structure:
 
         def fill(plan: Any) -> Any:
             if isinstance(plan, tuple):
-                return tuple(fill(p) for p in plan)
-            if isinstance(plan, dict):
-                return {k: fill(p) for k, p in plan.items()}
+                return tuple([fill(p) for p in plan])
+            if isinstance(plan, frozenset):
+                ((_, parts),) = plan
+                return Keyed({k: fill(p) for k, p in parts}, self.where)
             return leaves[plan]
 
-        return fill(self._plan)
-
-    @property
-    def plan(self) -> str:
-        """A key by which two structures are alike."""
-        return repr(self._plan)
+        return fill(self.plan)
 
 
 class Dataset:
@@ -62,19 +83,19 @@ class Dataset:
     """
 
     def __init__(self, x: Data, y: Data, weight: Any, dtype: np.dtype[Any]) -> None:
-        self.parts = {"x": Structure(x)}
+        self.parts = {"x": Structure(x, "x")}
         if y is not None:
-            self.parts["y"] = Structure(y)
+            self.parts["y"] = Structure(y, "y")
         if weight is not None:
-            self.parts["sample_weight"] = Structure(weight)
+            self.parts["sample_weight"] = Structure(weight, "sample_weight")
         self._dtype = dtype
         self.arrays: list[Array] = []
         self.labels: list[str] = []
-        for name, part in self.parts.items():
-            for i, leaf in enumerate(part.leaves):
-                label = name if len(part.leaves) == 1 else f"{name}[{i}]"
-                self.arrays.append(_as_array(leaf, label))
-                self.labels.append(label)
+        for part in self.parts.values():
+            self.arrays += map(_as_array, part.leaves, part.labels)
+            self.labels += part.labels
+        if not self.parts["x"].leaves:
+            raise DataError("x: expected an array, or a tuple or dict of arrays, got an empty one")
         self.n = len(self.arrays[0])
         for array, label in zip(self.arrays, self.labels, strict=True):
             if len(array) != self.n:
@@ -94,11 +115,12 @@ class Dataset:
     @property
     def key(self) -> tuple[Any, ...]:
         """What a program depends on: structure, shapes of a row, dtypes."""
-        plans = tuple((name, part.plan) for name, part in self.parts.items())
-        return (plans, tuple((a.shape[1:], self._spec(a, 0).dtype) for a in self.arrays))
+        plans = tuple([(name, part.plan) for name, part in self.parts.items()])
+        whole = [a.dtype.char if a.dtype.kind == "i" else "f" for a in self.arrays]
+        return (plans, tuple([a.shape[1:] for a in self.arrays]), *whole)
 
     def _spec(self, array: Array, batch: int) -> Spec:
-        dtype = array.dtype if np.issubdtype(array.dtype, np.integer) else self._dtype
+        dtype = array.dtype if array.dtype.kind == "i" else self._dtype
         return Spec((batch, *array.shape[1:]), dtype)
 
     def rows(self, picked: Array) -> tuple[Any, ...]:
@@ -110,12 +132,18 @@ class Dataset:
             arrays = arrays[len(part.leaves) :]
         return tuple(values)
 
-    def load(self, batch: int) -> tuple[Any, Any, Tensor | None]:
+    def load(self, batch: int, differentiable: bool = False) -> tuple[Any, Any, Tensor | None]:
         """The minibatch as Tensors, while tracing: x, y and the weights."""
         loaded = [
             graph.apply("load", (), {"spec": self._spec(a, batch), "source": i})
             for i, a in enumerate(self.arrays)
         ]
+        if differentiable:  # by x too, where it is not made of integers
+            for t in loaded:
+                t.requires_grad = t.dtype.kind == "f"
+        return self._built(loaded)
+
+    def _built(self, loaded: list[Tensor]) -> tuple[Any, Any, Tensor | None]:
         values = []
         for part in self.parts.values():
             values.append(part.build(loaded[: len(part.leaves)]))
@@ -123,45 +151,90 @@ class Dataset:
         named = dict(zip(self.parts, values, strict=True))
         return named["x"], named.get("y"), named.get("sample_weight")
 
+    def take(self, picked: Array) -> Dataset:
+        """The chosen rows as a Dataset."""
+        named = dict(zip(self.parts, self.rows(picked), strict=True))
+        return Dataset(named["x"], named.get("y"), named.get("sample_weight"), self._dtype)
+
+    def tensors(self) -> tuple[Any, Any, Tensor | None]:
+        """All rows as Tensors of the dtypes that a program loads: x, y and the weights."""
+        loaded = [Tensor(a.astype(self._spec(a, 0).dtype)) for a in self.arrays]
+        return self._built(loaded)
+
     def check_bounds(self, program: Program) -> None:
         """Check ids and labels against the tables and classes that the program uses them for."""
-        made = {ins.outputs[0]: ins for ins in program.instructions if ins.outputs}
-        for ins in program.instructions:
-            if ins.op not in ("take", "softmax_cross_entropy", "take_along_last"):
-                continue
-            source = made.get(ins.inputs[1])
-            while source is not None and source.op == "reshape":
-                source = made.get(source.inputs[0])
-            if source is None or source.op != "load":
-                continue
-            shape = program.buffers[ins.inputs[0]].spec.shape
-            bound = shape[0] if ins.op == "take" else shape[-1]
-            what = f"an id below {bound}" if ins.op == "take" else f"a label below {bound}"
-            array, label = (part[source.attrs["source"]] for part in (self.arrays, self.labels))
-            if array.size and not (array.min() >= 0 and array.max() < bound):
+        for source, bound, what in program.bounds:
+            array = self.arrays[source]
+            unsigned = array.view(f"u{array.itemsize}") if array.dtype.kind == "i" else array
+            if array.size and not unsigned.max() < bound:  # a negative number is a large one there
                 row = int(np.nonzero((array < 0) | (array >= bound))[0][0])
                 raise DataError(
-                    f"{label}: row {row} is {array[row]}, expected {what} and from 0 up"
+                    f"{self.labels[source]}: row {row} is {array[row]}, "
+                    f"expected {what} below {bound} and from 0 up"
                 )
 
 
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+_INTEGERS = (np.dtype(np.int32), np.dtype(np.int64))
+
+
 def _as_array(value: Any, label: str) -> Array:
-    array = np.asarray(value)
+    array = value if type(value) is np.ndarray else _converted(value, label)
     if not array.ndim:
         raise ShapeError(f"{label}: expected an array with a row for each sample, got a number")
-    if array.dtype == object or not (
-        np.issubdtype(array.dtype, np.number) or array.dtype == np.bool_
-    ):
-        raise DataError(f"{label}: expected numbers, got dtype {array.dtype}")
-    if np.issubdtype(array.dtype, np.complexfloating):
+    kind = array.dtype.kind
+    if kind == "c":
         raise DataError(f"{label}: expected real numbers, got dtype {array.dtype}")
-    if np.issubdtype(array.dtype, np.floating):
-        if array.dtype not in (np.float32, np.float64):
-            array = array.astype(np.float32 if array.dtype == np.float16 else np.float64)
-        finite = np.isfinite(array)
-        if not finite.all():
-            row = int(np.nonzero(~finite)[0][0])
-            raise DataError(f"{label}: row {row} holds a value that is not finite")
-    elif np.issubdtype(array.dtype, np.integer) and array.dtype not in (np.int32, np.int64):
+    if kind not in "fiub":
+        raise DataError(
+            f"{label}: expected numbers, got dtype {array.dtype}; give categories as integers"
+        )
+    if kind == "f":
+        if array.dtype not in _FLOATS:
+            array = array.astype(np.float32 if array.dtype.itemsize <= 4 else np.float64)
+        if not np.isfinite(array).all():
+            row, *rest = (int(i[0]) for i in np.nonzero(~np.isfinite(array)))
+            column = f" (column {_column_name(value, rest[0])})" if rest else ""
+            raise DataError(f"{label}: row {row} holds a value that is not finite{column}")
+    elif kind != "b" and array.dtype not in _INTEGERS:
         array = array.astype(np.int64)
+    if array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative:
+        return array
     return np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+
+
+def _column_name(value: Any, i: int) -> str:
+    columns = getattr(value, "columns", None)
+    return str(i) if columns is None else repr(list(columns)[i])
+
+
+def _converted(value: Any, label: str) -> Array:
+    """The array of whatever was given: a frame by its columns, anything else as NumPy has it."""
+    kind, package = type(value).__name__, type(value).__module__.partition(".")[0]
+    if package == "scipy" and hasattr(value, "toarray"):
+        raise DataError(
+            f"{label}: a sparse matrix ({kind}, {' x '.join(map(str, value.shape))}): rows are "
+            "expected dense, give x.toarray(); for ids of words or categories use an Embedding"
+        )
+    if package not in ("pandas", "polars"):
+        return np.asarray(value)
+    if not hasattr(value, "columns"):
+        return _numbers(value, label)
+    names = list(value.columns)
+    if not names:
+        raise DataError(f"{label}: a {kind} without columns")
+    columns = [_numbers(value[name], f"{label}: column {name!r}") for name in names]
+    return np.column_stack(columns)
+
+
+def _numbers(series: Any, label: str) -> Array:
+    array = np.asarray(series)
+    if str(series.dtype).startswith(("Int", "UInt", "Float", "boolean")):
+        with contextlib.suppress(TypeError, ValueError):  # pandas: numbers that may be missing
+            array = array.astype(np.float64)
+    if array.dtype.kind not in "fiub" or str(series.dtype) in ("category", "Categorical", "Enum"):
+        raise DataError(
+            f"{label}: expected numbers, got {series.dtype}; give categories as integers, in an "
+            "entry of their own: x={'numbers': frame[[...]], 'city': codes}, with an Embedding"
+        )
+    return array

@@ -74,6 +74,20 @@ class Parameter(Tensor):
         self._value = values + self.dtype.type(self.offset) if self.offset else values
 
 
+class _Structure:
+    """Counts the changes of any module's parameters, so that a list of them can be kept."""
+
+    version = 0
+
+
+_structure = _Structure()
+
+
+def structure_version() -> int:
+    """A number that changes whenever a module or parameter is set as an attribute."""
+    return _structure.version
+
+
 class Module:
     """Base class: subclass it, set parameters and modules as attributes, define `forward`."""
 
@@ -91,8 +105,9 @@ class Module:
         return self
 
     def __setattr__(self, name: str, value: Any) -> None:
-        self._children.pop(name, None)
-        self._parameters.pop(name, None)
+        known = self._children.pop(name, None) or self._parameters.pop(name, None)
+        if known is not None or isinstance(value, Module | Tensor):
+            _structure.version += 1
         if isinstance(value, Module):
             self._children[name] = value
         elif isinstance(value, Parameter):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from . import backend, functions, graph, schedules
 from .errors import UsageError
-from .graph import RowSums, Tensor
+from .graph import RowSums, Spec, Tensor
 from .schedules import Schedule
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ __all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSProp", "schedules
 # Positions in the coefficient vector of one step (csrc/functions.h).
 STEP, DECAY, BETA1, ONE_BETA1, BETA2, ONE_BETA2, EPS, DENOM, CLIP = range(9)
 N_COEFFICIENTS = 9
+_AHEAD = 64  # steps
 
 
 class Optimizer:
@@ -46,6 +48,10 @@ class Optimizer:
         Clip each element of a gradient to [-clip_value, clip_value].
     schedule
         Factor of the learning rate as a function of the step number from 0; see `schedules`.
+    groups
+        Other options for some of the parameters: ``{"*.bias": {"weight_decay": 0.0}, "pi.*":
+        {"lr": 1e-4}}``. The first pattern that matches a parameter's path counts. The schedule,
+        and a change of `lr`, scale the learning rates of all groups alike.
     """
 
     row: str
@@ -59,14 +65,23 @@ class Optimizer:
         clip_norm: float | None = None,
         clip_value: float | None = None,
         schedule: Schedule | None = None,
+        groups: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:
-        self._lr = _positive("lr", lr)
+        self._lr = self._first_lr = _positive("lr", lr)
         self.weight_decay = _positive("weight_decay", weight_decay)
         self.clip_norm = None if clip_norm is None else _positive("clip_norm", clip_norm)
         self.clip_value = None if clip_value is None else _positive("clip_value", clip_value)
         self.schedule = schedule
+        self.groups = {pattern: _group(pattern, g) for pattern, g in (groups or {}).items()}
         self.steps = 0
         self.states: dict[str, list[Tensor]] = {}
+        self._owners: dict[str, Tensor] = {}  # whose state it is
+        self._ahead: tuple[int, Array] | None = None  # first step, and the rows from there on
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+        if name not in ("steps", "_powers", "_ahead"):
+            object.__setattr__(self, "_ahead", None)
 
     @property
     def lr(self) -> float:
@@ -86,19 +101,56 @@ class Optimizer:
             raise UsageError(f"schedule: expected a finite factor at step {step}, got {factor}")
         return self._lr * factor
 
+    @property
+    def n_coefficients(self) -> int:
+        """Numbers of one step: a vector for the parameters of no group, and one for each group."""
+        return N_COEFFICIENTS * (1 + len(self.groups))
+
     def coefficients(self, steps: int) -> Array:
-        """The coefficients of the coming steps, float64 (steps, 9); counters stay as they are."""
-        table = np.zeros((steps, N_COEFFICIENTS))
-        for i in range(steps):
-            table[i, STEP] = self.rate(self.steps + i)
-        table[:, DECAY] = self.weight_decay
-        table[:, DENOM] = 1.0
-        table[:, CLIP] = math.inf if self.clip_value is None else self.clip_value
+        """The coefficients of the coming steps, float64 (steps, n_coefficients)."""
+        table = np.zeros((steps, 1 + len(self.groups), N_COEFFICIENTS))
+        if self.schedule is None:
+            table[:, 0, STEP] = self._lr
+        else:
+            table[:, 0, STEP] = [self.rate(self.steps + i) for i in range(steps)]
+        table[:, :, DECAY] = self.weight_decay
+        table[:, :, DENOM] = 1.0
+        table[:, :, CLIP] = math.inf if self.clip_value is None else self.clip_value
+        for i, group in enumerate(self.groups.values(), start=1):
+            table[:, i, STEP] = table[:, 0, STEP]
+            if "lr" in group:  # 1.0 where neither a schedule nor a new lr has scaled it
+                scale = table[:, 0, STEP] / self._first_lr if self._first_lr else 1.0
+                table[:, i, STEP] = group["lr"] * scale
+            table[:, i, DECAY] = group.get("weight_decay", self.weight_decay)
         self._fill(table)
-        return table
+        return table.reshape(steps, -1)
+
+    def coming(self, steps: int) -> Array:
+        """The number and the coefficients of each of the coming steps, one row a step.
+
+        Kept for a while where there is no schedule, which may not be asked too far ahead.
+        """
+        if (
+            self._ahead is None
+            or not 0 <= self.steps - self._ahead[0] <= len(self._ahead[1]) - steps
+        ):
+            n = max(steps, _AHEAD) if self.schedule is None else steps
+            table = np.empty((n, 1 + self.n_coefficients))
+            table[:, 0] = np.arange(self.steps, self.steps + n)
+            table[:, 1:] = self.coefficients(n)
+            self._ahead = (self.steps, table)
+        at = self.steps - self._ahead[0]
+        return self._ahead[1][at : at + steps]
+
+    def _column(self, path: str) -> int:
+        """Where the coefficients of a parameter begin."""
+        for i, pattern in enumerate(self.groups, start=1):
+            if fnmatchcase(path, pattern):
+                return i * N_COEFFICIENTS
+        return 0
 
     def _fill(self, table: Array) -> None:
-        """Write what the row needs beyond the step size."""
+        """Write what the row needs beyond the step size into (steps, groups, 9)."""
 
     def advance(self, steps: int) -> None:
         """Count steps that were done."""
@@ -107,26 +159,39 @@ class Optimizer:
     def init(self, parameters: Mapping[str, Tensor]) -> None:
         """Make zero state for the parameters that have none yet."""
         for path, p in parameters.items():
-            states = self.states.setdefault(
+            if self.n_states and self._owners.setdefault(path, p) is not p:
+                raise UsageError(
+                    f"optimizer: its state of {path!r} belongs to another model; "
+                    "make an optimizer for each model"
+                )
+            self.states.setdefault(
                 path,
                 [
                     Tensor(np.zeros(p.shape, p.dtype), name=f"{path}.{self.row}{i}")
                     for i in range(self.n_states)
                 ],
             )
-            if any(s.shape != p.shape or s.dtype != p.dtype for s in states):
-                raise UsageError(
-                    f"optimizer: its state of {path!r} has shape {states[0].shape} and belongs to "
-                    f"another model, whose parameter is not {p.shape}; make a new optimizer"
-                )
 
     def trace(
-        self, parameters: Mapping[str, Tensor], grads: Mapping[str, Tensor], coef: Tensor
+        self, parameters: Mapping[str, Tensor], grads: Mapping[str, Tensor], column: int
     ) -> list[Tensor]:
-        """Record the updates of one step; called while tracing."""
+        """Record the updates of one step; called while tracing.
+
+        The coefficients are read from the scalars of the step, from `column` on.
+        """
+        for pattern in self.groups:
+            if not any(fnmatchcase(path, pattern) for path in parameters):
+                raise UsageError(
+                    f"groups: {pattern!r} matches no trainable parameter; there are "
+                    f"{', '.join(parameters)}"
+                )
+        spec = Spec((N_COEFFICIENTS,), np.dtype(np.float64))
+        columns = sorted({self._column(path) for path in grads})
+        coefs = {c: Tensor(spec, attrs={"column": column + c}) for c in columns}
         grads = self._clipped(grads)
         roots = []
         for path, grad in grads.items():
+            coef = coefs[self._column(path)]
             p, states = parameters[path], self.states[path]
             if isinstance(grad._value, RowSums):
                 roots.append(
@@ -162,11 +227,13 @@ class Optimizer:
         if not parameters:
             raise UsageError("optimizer.step: no parameter has a gradient; call backward() first")
         self.init(parameters)
-        coef = self.coefficients(1)[0]
+        table = self.coefficients(1)[0]
         with graph.no_grad():
             grads = self._clipped({k: Tensor(p._grad) for k, p in parameters.items()})
         for path, p in parameters.items():
             grad = grads[path]._value
+            first = self._column(path)
+            coef = table[first : first + N_COEFFICIENTS]
             states = [s.data for s in self.states[path]]
             attrs = {"update": self.row}
             targets = [p.data, *states]
@@ -220,7 +287,7 @@ class SGD(Optimizer):
         self.n_states = 1 if momentum else 0
 
     def _fill(self, table: Array) -> None:
-        table[:, BETA1] = self.momentum
+        table[:, :, BETA1] = self.momentum
 
 
 class Adam(Optimizer):
@@ -255,18 +322,15 @@ class Adam(Optimizer):
 
     def _fill(self, table: Array) -> None:
         beta1, beta2 = self.betas
-        table[:, BETA1], table[:, ONE_BETA1] = beta1, 1.0 - beta1
-        table[:, BETA2], table[:, ONE_BETA2] = beta2, 1.0 - beta2
-        table[:, EPS] = self.eps
-        power1, power2 = self._powers
-        for row in table:
-            power1, power2 = power1 * beta1, power2 * beta2
-            self._decay(row)
-            row[STEP] /= 1.0 - power1
-            row[DENOM] = math.sqrt(1.0 - power2)
+        table[:, :, BETA1], table[:, :, ONE_BETA1] = beta1, 1.0 - beta1
+        table[:, :, BETA2], table[:, :, ONE_BETA2] = beta2, 1.0 - beta2
+        table[:, :, EPS] = self.eps
+        self._decay(table)
+        table[:, :, STEP] /= 1.0 - _products(self._powers[0], beta1, len(table))
+        table[:, :, DENOM] = np.sqrt(1.0 - _products(self._powers[1], beta2, len(table)))
 
-    def _decay(self, row: Array) -> None:
-        """Adjust the decay coefficient, while row[STEP] is still the learning rate."""
+    def _decay(self, table: Array) -> None:
+        """Adjust the decay coefficient, while STEP is still the learning rate."""
 
     def advance(self, steps: int) -> None:
         super().advance(steps)
@@ -301,8 +365,8 @@ class AdamW(Adam):
     ) -> None:
         super().__init__(lr, betas, eps, weight_decay=weight_decay, **options)
 
-    def _decay(self, row: Array) -> None:
-        row[DECAY] *= row[STEP]
+    def _decay(self, table: Array) -> None:
+        table[:, :, DECAY] *= table[:, :, STEP]
 
 
 class RMSProp(Optimizer):
@@ -330,8 +394,8 @@ class RMSProp(Optimizer):
         self.alpha, self.eps = _fraction("alpha", alpha), _positive("eps", eps)
 
     def _fill(self, table: Array) -> None:
-        table[:, BETA2], table[:, ONE_BETA2] = self.alpha, 1.0 - self.alpha
-        table[:, EPS] = self.eps
+        table[:, :, BETA2], table[:, :, ONE_BETA2] = self.alpha, 1.0 - self.alpha
+        table[:, :, EPS] = self.eps
 
 
 class Adagrad(Optimizer):
@@ -355,7 +419,22 @@ class Adagrad(Optimizer):
         self.eps = _positive("eps", eps)
 
     def _fill(self, table: Array) -> None:
-        table[:, EPS] = self.eps
+        table[:, :, EPS] = self.eps
+
+
+def _products(start: float, factor: float, n: int) -> Array:
+    """``start * factor``, that times `factor`, ..., each from the last: (n, 1)."""
+    table = np.full((n, 1), factor)
+    if n:
+        table[0] *= start
+    return table if n < 2 else np.multiply.accumulate(table, axis=0)
+
+
+def _group(pattern: str, options: Mapping[str, float]) -> dict[str, float]:
+    for key in options:
+        if key not in ("lr", "weight_decay"):
+            raise UsageError(f"groups[{pattern!r}]: expected 'lr' or 'weight_decay', got {key!r}")
+    return {key: _positive(f"groups[{pattern!r}][{key!r}]", v) for key, v in options.items()}
 
 
 def _rescaled(g: Tensor, scale: Tensor) -> Tensor:

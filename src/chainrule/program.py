@@ -105,9 +105,96 @@ class Program:
         if fuse:
             self.instructions = _fuse(self.instructions)
         self._check()
-        self._runner: Runner = (
-            _encode(self) if backend_name == "c" else Interpreter(self, self._backend)
-        )
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Hand the list to the runner, with the constants."""
+        in_c = self._backend.name == "c"
+        self._runner: Runner = _encode(self) if in_c else Interpreter(self, self._backend)
+        self._owned: list[tuple[int, Tensor]] = []
+        self._bound: dict[int, Array] = {}
+        self._copies: list[tuple[Tensor, Array]] = []
+        for i, b in enumerate(self.buffers):
+            if b.kind == PARAM:
+                assert isinstance(b.array, Tensor)
+                self._owned.append((i, b.array))
+            elif b.kind == CONST:
+                assert isinstance(b.array, np.ndarray)
+                self._runner.bind(i, b.array)
+        self.bounds = _bounds(self)
+
+    def split(self, late: int) -> tuple[Program, Program, list[Spec]]:
+        """Part the program in two: what does not depend on the sources from `late` on, the rest.
+
+        What the first part computes and the second needs goes through arrays: the first part
+        stores it as further outputs, the second loads it as further sources. Values without a
+        row for each sample are cheap or rare, and are computed again.
+
+        Returns
+        -------
+        first, second
+            Programs on the same parameters.
+        passed
+            Shape and dtype of each array between them.
+        """
+        waiting: set[int] = set()
+        early: list[Instruction] = []
+        rest: list[Instruction] = []
+        for ins in self.instructions:
+            later = ins.op == "load" and ins.attrs["source"] >= late
+            if later or ins.op in _UPDATES or not waiting.isdisjoint(ins.inputs):
+                waiting.update(ins.outputs)
+                rest.append(ins)
+            else:
+                early.append(ins)
+        made = {b: ins for ins in early for b in ins.outputs}
+        n_stored = sum(ins.op == "store" for ins in early)
+        n_sources = sum(ins.op == "load" for ins in self.instructions)
+        passed: list[int] = []
+        again: dict[int, Instruction] = {}  # by buffer: the load, or what is computed again
+
+        def need(b: int) -> None:
+            ins = made.get(b)
+            if ins is None or b in again:
+                return
+            spec = self.buffers[b].spec
+            if ins.op != "load" and spec.shape[:1] == (self.batch,) and spec.dtype != np.bool_:
+                attrs = {"spec": spec, "source": n_sources + len(passed)}
+                again[b] = Instruction("load", (), (b,), attrs)
+                passed.append(b)
+                return
+            for i in ins.inputs:
+                need(i)
+            again.update(dict.fromkeys(ins.outputs, ins))
+
+        for ins in rest:
+            for b in ins.inputs:
+                need(b)
+        for i, b in enumerate(passed):
+            early.append(Instruction("store", (b,), (), {"output": n_stored + i}))
+        start = list({id(ins): ins for ins in again.values()}.values())
+        second = [_renumbered_output(ins, n_stored) for ins in rest]
+        specs = [self.buffers[b].spec for b in passed]
+        return self._part(early), self._part(start + second), specs
+
+    def _part(self, instructions: list[Instruction]) -> Program:
+        """A program of some of the instructions, with the buffers that they use."""
+        part = Program.__new__(Program)
+        part.batch, part._backend = self.batch, self._backend
+        used = sorted({b for ins in instructions for b in (*ins.inputs, *ins.outputs)})
+        number = {b: i for i, b in enumerate(used)}
+        part.buffers = [self.buffers[b] for b in used]
+        part.instructions = [
+            Instruction(
+                ins.op,
+                tuple(number[b] for b in ins.inputs),
+                tuple(number[b] for b in ins.outputs),
+                ins.attrs,
+            )
+            for ins in instructions
+        ]
+        part._prepare()
+        return part
 
     # -- from the graph to instructions ------------------------------------------------------
 
@@ -181,24 +268,31 @@ class Program:
     @contextmanager
     def session(self, threads: int | None) -> Iterator[None]:
         """Own the parameters inside a ``with`` block; they are written back when it ends."""
-        arrays: list[tuple[Tensor, Array]] = []
-        for i, b in enumerate(self.buffers):
-            if b.kind == PARAM:
-                assert isinstance(b.array, Tensor)
-                array = np.ascontiguousarray(b.array.data)
-                arrays.append((b.array, array))
-                self._runner.bind(i, array)
-            elif b.kind == CONST:
-                assert isinstance(b.array, np.ndarray)
-                self._runner.bind(i, b.array)
-        self._runner.begin(backend.check_threads(threads))
+        self.begin(threads)
         try:
             yield
         finally:
-            self._runner.end()
-            for tensor, array in arrays:
-                if tensor._value is not array:
-                    tensor._value[...] = array
+            self.end()
+
+    def begin(self, threads: int | None) -> None:
+        """Own the parameters until `end`; what `session` does."""
+        for i, tensor in self._owned:
+            if tensor._value is not self._bound.get(i):
+                array = np.ascontiguousarray(tensor.data)
+                self._runner.bind(i, array)
+                if array is tensor._value:
+                    self._bound[i] = array
+                else:
+                    self._bound.pop(i, None)
+                    self._copies.append((tensor, array))
+        self._runner.begin(backend.check_threads(threads))
+
+    def end(self) -> None:
+        """Write the parameters back."""
+        self._runner.end()
+        for tensor, array in self._copies:
+            tensor._value[...] = array
+        self._copies.clear()
 
     def run(
         self,
@@ -280,6 +374,30 @@ def _specs(node: Tensor) -> list[Spec]:
     if isinstance(value, RowSums):
         return [value.rows, value.sums]
     return [node.spec]
+
+
+def _bounds(program: Program) -> list[tuple[int, int, str]]:
+    """Sources that are ids or labels: (source, bound, what they are)."""
+    made = {ins.outputs[0]: ins for ins in program.instructions if ins.outputs}
+    found = []
+    for ins in program.instructions:
+        if ins.op not in ("take", "softmax_cross_entropy", "take_along_last"):
+            continue
+        source = made.get(ins.inputs[1])
+        while source is not None and source.op == "reshape":
+            source = made.get(source.inputs[0])
+        if source is None or source.op != "load":
+            continue
+        shape = program.buffers[ins.inputs[0]].spec.shape
+        bound, what = (shape[0], "an id") if ins.op == "take" else (shape[-1], "a label")
+        found.append((source.attrs["source"], bound, what))
+    return found
+
+
+def _renumbered_output(ins: Instruction, by: int) -> Instruction:
+    if ins.op != "store":
+        return ins
+    return Instruction("store", ins.inputs, (), {"output": ins.attrs["output"] - by})
 
 
 # -- fusing --------------------------------------------------------------------------------------

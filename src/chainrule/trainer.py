@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import math
 import os
@@ -10,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +22,9 @@ from . import functions, graph, nn
 from .callbacks import Callback
 from .data import Data, Dataset, Structure
 from .errors import DataError, FileError, ShapeError, UsageError
-from .graph import Spec, Tensor
+from .graph import Op, Spec, Tensor
 from .losses import Loss
-from .optim import N_COEFFICIENTS, Optimizer
+from .optim import CLIP, DENOM, N_COEFFICIENTS, STEP, Optimizer
 from .program import Program
 
 Array = NDArray[Any]
@@ -131,6 +132,8 @@ class Trainer:
         self._current: _Progress | None = None  # the fit that a checkpoint interrupted
         self._callback_states: list[dict[str, Any]] = []
         self._programs: dict[Any, tuple[Program, Any]] = {}
+        self._halves: dict[Any, _Halves] = {}
+        self._known: tuple[int, list[nn.Parameter]] = (-1, [])
         self._lock = threading.RLock()
         model.init(self.seed)
         optimizer.init(model.trainable())
@@ -216,10 +219,51 @@ class Trainer:
             data = Dataset(x, y, sample_weight, self._dtype)
             program, names = self._train_program(data, data.n)
             results = np.empty((1, 1 + len(names)))
-            with program.session(self._threads):
-                program.run(1, data.arrays, scalars=self._scalars(1), results=results)
+            scalars = self.optimizer.coming(1)
+            program.begin(self._threads)
+            try:
+                program.run(1, data.arrays, scalars=scalars, results=results)
+            finally:
+                program.end()
             self.optimizer.advance(1)
-            return self._finite(float(results[0, 0]), self.optimizer.steps - 1)
+            loss = float(results[0, 0])
+            if not math.isfinite(loss):
+                raise DataError(
+                    f"the loss of step {self.optimizer.steps - 1} is {loss}: try a smaller "
+                    "learning rate or clip_norm, and look for outliers in the data"
+                )
+            return loss
+
+    def begin_step(self, x: Data) -> tuple[Any, Callable[..., Any]]:
+        """The first half of a step whose gradient is made elsewhere: in numpy, by a simulator.
+
+        Parameters
+        ----------
+        x
+            Inputs of one minibatch.
+
+        Returns
+        -------
+        outputs
+            The model's outputs in training mode, as arrays.
+        finish
+            ``finish(*upstream, update=True) -> dx``, to be called once: takes the derivative of
+            the loss by each output (None: no derivative; in the order of the outputs, or one
+            tuple or dict like them), goes backward and updates. With ``update=False`` the
+            gradients are added to each parameter's ``.grad`` instead, for
+            ``optimizer.step(model)``. It gives the derivative by x, in x's structure, with None
+            for integers.
+
+        Notes
+        -----
+        The bits are those of `fit` where the upstream is its loss's derivative (of the
+        minibatch's mean: divided by the rows). Backward uses the weights as they are when
+        `finish` is called.
+        """
+        with self._alone():
+            data = Dataset(x, None, None, self._dtype)
+            halves = self._split_program(data)
+            return halves.begin(data)
 
     def predict(self, x: Data, *, batch_size: int = _PREDICT_BATCH) -> Any:
         """The model's outputs; a row's result does not depend on the rows beside it.
@@ -256,9 +300,15 @@ class Trainer:
 
     @property
     def _dtype(self) -> np.dtype[Any]:
-        for p in self.model.parameters().values():
-            return p.dtype
-        return np.dtype(np.float32)
+        parameters = self._parameters()
+        return parameters[0].dtype if parameters else np.dtype(np.float32)
+
+    def _parameters(self) -> list[nn.Parameter]:
+        """The model's parameters; found anew after a module has got others."""
+        version = nn.structure_version()
+        if self._known[0] != version:
+            self._known = (version, list(self.model.parameters().values()))
+        return self._known[1]
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -273,57 +323,91 @@ class Trainer:
         self, key: tuple[Any, ...], training: bool, build: Callable[[], tuple[list[Tensor], Any]]
     ) -> tuple[Program, Any]:
         """The program of that key, traced on first use: `build` gives its roots and more."""
-        frozen = tuple(p.frozen for p in self.model.parameters().values())
-        full_key = (*key, training, frozen)
-        if full_key not in self._programs:
-            flags = [(m, m.training) for _, m in self.model.modules()]
-            self.model.train(training)
-            try:
-                with graph.tracing():
-                    nn.set_current_step(Tensor(Spec((), _INT64), attrs={"column": 0}))
-                    roots, more = build()
-            finally:
-                nn.set_current_step(None)
-                for module, flag in flags:
-                    object.__setattr__(module, "training", flag)
-            owned: list[Tensor] = list(self.model.parameters().values())
-            owned += [s for states in self.optimizer.states.values() for s in states]
+        full_key = (*key, training, self._layout())
+        found = self._programs.get(full_key)
+        if found is None:
+            with self._tracing(training):
+                roots, more = build()
             batch = key[1]
-            self._programs[full_key] = (Program(roots, owned, batch, self._backend), more)
-        return self._programs[full_key]
+            found = (Program(roots, self._owned(), batch, self._backend), more)
+            self._programs[full_key] = found
+        return found
+
+    def _layout(self) -> tuple[Any, ...]:
+        """What of the model and the optimizer a program depends on."""
+        return tuple([(id(p), p.frozen) for p in self._parameters()])
+
+    def _owned(self) -> list[Tensor]:
+        states = self.optimizer.states.values()
+        return [*self._parameters(), *(s for several in states for s in several)]
+
+    @contextmanager
+    def _tracing(self, training: bool) -> Iterator[None]:
+        """Run the model on shapes only."""
+        with self._mode(training, Tensor(Spec((), _INT64), attrs={"column": 0})), graph.tracing():
+            yield
+
+    @contextmanager
+    def _mode(self, training: bool, step: Tensor) -> Iterator[None]:
+        """Put the model into training or prediction for a while, at that step."""
+        flags = [(m, m.training) for _, m in self.model.modules()]
+        self.model.train(training)
+        nn.set_current_step(step)
+        try:
+            yield
+        finally:
+            nn.set_current_step(None)
+            for module, flag in flags:
+                object.__setattr__(module, "training", flag)
 
     def _train_program(self, data: Dataset, batch: int) -> tuple[Program, list[str]]:
         def build() -> tuple[list[Tensor], list[str]]:
             x, y, w = data.load(batch)
-            total, extra = self._batch_loss(self.model(x), y, w, batch)
+            total, extra = self._batch_loss(self._outputs(x), y, w, batch)
             parameters = self.model.trainable()
             found = graph.gradients(total, list(parameters.values()))
-            grads = dict(zip(parameters, found, strict=True))
-            for path, grad in grads.items():
-                if grad is None:
-                    raise UsageError(
-                        f"the loss does not depend on parameter {path!r}: freeze it or use it"
-                    )
+            grads = _all_found("the loss", parameters, found)
             self.optimizer.init(parameters)
-            coef = Tensor(Spec((N_COEFFICIENTS,), _FLOAT64), attrs={"column": 1})
-            known = {path: g for path, g in grads.items() if g is not None}
             roots = self._results(total, extra)
-            return roots + self.optimizer.trace(parameters, known, coef), list(extra)
+            return roots + self.optimizer.trace(parameters, grads, 1), list(extra)
 
         program, names = self._compiled(("train", batch, data.key), True, build)
         data.check_bounds(program)
         return program, names
 
+    def _split_program(self, data: Dataset) -> _Halves:
+        key = (data.n, data.key, self._layout())
+        if key not in self._halves:
+            if not data.n:
+                raise DataError("x has no rows")
+            self._halves[key] = _Halves(self, data)
+        return self._halves[key]
+
+    def _outputs(self, x: Any) -> Any:
+        """The model's outputs; of a dict, a missing key names those that there are."""
+        made = Structure(self.model(x), "the model's outputs")
+        return made.build(made.leaves)
+
     def _batch_loss(
         self, outputs: Any, y: Any, w: Tensor | None, batch: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
         value = self.loss(outputs, y)
-        value, extra = value if isinstance(value, tuple) else (value, {})
-        if not isinstance(value, Tensor):
-            raise UsageError(
-                f"loss: expected a Tensor made of ops, got {type(value).__name__}; "
-                "a loss that cannot be traced cannot be compiled"
-            )
+        if isinstance(value, tuple):
+            if len(value) != 2 or not isinstance(value[1], Mapping):
+                raise UsageError(
+                    "loss: expected a Tensor, or a Tensor and a dict of values to log, "
+                    f"got a tuple of {len(value)}"
+                )
+            value, extra = value
+        else:
+            extra = {}
+        for name, v in {"": value, **extra}.items():
+            if not isinstance(v, Tensor):
+                what = f"its value {name!r} is" if name else "got"
+                raise UsageError(
+                    f"loss: expected a Tensor made of ops, {what} {type(v).__name__}; "
+                    "a loss that cannot be traced cannot be compiled: write it with cr's functions"
+                )
         if value.ndim == 0:
             if w is not None:
                 raise UsageError(
@@ -345,19 +429,47 @@ class Trainer:
         values = [total, *(functions.cast(functions.mean(v), _FLOAT64) for v in extra.values())]
         return [graph.apply("result", (v,), {"column": i}) for i, v in enumerate(values)]
 
-    def _scalars(self, steps: int) -> Array:
-        """Step numbers and optimizer coefficients of the coming steps."""
-        numbers = self.optimizer.steps + np.arange(steps, dtype=np.float64)
-        return np.column_stack([numbers, self.optimizer.coefficients(steps)])
+    def _fail(self, data: Dataset) -> NoReturn:
+        """Say where the loss of a minibatch stops being finite; the parameters made it so."""
+        number = self.optimizer.steps
+        first: list[str] = []
 
-    @staticmethod
-    def _finite(loss: float, step: int) -> float:
-        if not math.isfinite(loss):
-            raise DataError(
-                f"the loss of step {step} is {loss}: try a smaller learning rate or clip_norm, "
-                "and look for outliers in the data"
-            )
-        return loss
+        def watch(path: str, module: nn.Module) -> None:
+            forward = module.forward
+
+            def watched(*inputs: Any) -> Any:
+                made = forward(*inputs)
+                finite = all(
+                    t.dtype.kind != "f" or np.isfinite(t.data).all()
+                    for t in Structure(made).leaves
+                    if isinstance(t, Tensor)
+                )
+                if not finite and not first:
+                    first.append(f"{type(module).__name__} {path!r}" if path else "the model")
+                return made
+
+            object.__setattr__(module, "forward", watched)
+
+        modules = list(self.model.modules())
+        for path, module in modules:
+            watch(path, module)
+        try:
+            with (
+                graph.no_grad(),
+                backends.use(self._backend),
+                self._mode(True, Tensor(np.asarray(number, np.int64))),
+            ):
+                x, y, w = data.tensors()
+                loss, _ = self._batch_loss(self._outputs(x), y, w, data.n)
+        finally:
+            for _, module in modules:
+                object.__delattr__(module, "forward")
+        where = first[0] if first else "the loss itself: the model's outputs are finite"
+        raise DataError(
+            f"the loss of step {number} is {loss.item()}; the first output that is not finite is "
+            f"that of {where}. The parameters are as they were before that step. "
+            "Try a smaller learning rate or clip_norm, and look for outliers in the data"
+        )
 
     # -- prediction --------------------------------------------------------------------------
 
@@ -371,7 +483,7 @@ class Trainer:
 
             def build(batch: int = batch) -> tuple[list[Tensor], tuple[Structure, list[Spec]]]:
                 x, _, _ = data.load(batch)
-                made = Structure(self.model(x))
+                made = Structure(self.model(x), "outputs")
                 for leaf in made.leaves:
                     if not isinstance(leaf, Tensor) or leaf.shape[:1] != (batch,):
                         raise ShapeError(
@@ -419,7 +531,7 @@ class Trainer:
 
             def build(batch: int = batch) -> tuple[list[Tensor], list[str]]:
                 inputs, targets, w = data.load(batch)
-                total, extra = self._batch_loss(self.model(inputs), targets, w, batch)
+                total, extra = self._batch_loss(self._outputs(inputs), targets, w, batch)
                 return self._results(total, extra), list(extra)
 
             program, names = self._compiled(("evaluate", batch, data.key), False, build)
@@ -530,6 +642,168 @@ class Trainer:
                 self._callback_states[int(i)][key] = value
 
 
+class _Halves:
+    """A step in two programs: forward, and backward from gradients that are made elsewhere."""
+
+    def __init__(self, trainer: Trainer, data: Dataset) -> None:
+        self.trainer, batch = trainer, data.n
+        self.n_x = len(data.arrays)
+        with trainer._tracing(True):
+            x, _, _ = data.load(batch, differentiable=True)
+            self.inputs = Structure(x, "x")
+            self.outputs = Structure(trainer.model(x), "outputs")
+            for leaf in self.outputs.leaves:
+                if not isinstance(leaf, Tensor) or leaf.shape[:1] != (batch,):
+                    raise ShapeError(
+                        "begin_step: expected outputs with a row for each sample, got "
+                        f"{getattr(leaf, 'shape', leaf)}"
+                    )
+            self.specs = [leaf.spec for leaf in self.outputs.leaves]
+            upstream = [
+                graph.apply("load", (), {"spec": spec, "source": self.n_x + i})
+                for i, spec in enumerate(self.specs)
+            ]
+            # One root above all the outputs, whose derivatives are what `finish` will be given.
+            ends = Op("outputs", lambda *specs: specs, lambda node, g, needs: upstream, lambda: 0)
+            root = Tensor(
+                Spec((), _FLOAT64), requires_grad=True, op=ends, inputs=tuple(self.outputs.leaves)
+            )
+            self._parameters = trainer.model.trainable()
+            n = len(self._parameters)
+            found = graph.gradients(root, [*self._parameters.values(), *self.inputs.leaves])
+            self._grads = _all_found("the outputs", self._parameters, found[:n])
+            self.given = [g is not None for g in found[n:]]
+            dx = [g for g in found[n:] if g is not None]
+            stores = [*self.outputs.leaves, *dx]
+            self._roots = [
+                graph.apply("store", (leaf,), {"output": i}) for i, leaf in enumerate(stores)
+            ]
+            trainer.optimizer.init(self._parameters)
+            updates = trainer.optimizer.trace(self._parameters, self._grads, 1)
+        self.forward, self._update, self.passed = self._compile(updates, trainer._owned())
+        self._sums: dict[str, Tensor] = {}
+        self._accumulate: Program | None = None
+        self.dx_specs = [g.spec for g in dx]
+
+    def _compile(
+        self, updates: list[Tensor], owned: list[Tensor]
+    ) -> tuple[Program, Program, list[Spec]]:
+        whole = Program([*self._roots, *updates], owned, self.specs[0].shape[0], self._backend)
+        return whole.split(self.n_x)
+
+    @property
+    def _backend(self) -> str:
+        return self.trainer._backend
+
+    def begin(self, data: Dataset) -> tuple[Any, Callable[..., Any]]:
+        """Forward; see `Trainer.begin_step`."""
+        trainer = self.trainer
+        data.check_bounds(self.forward)
+        scalars = trainer.optimizer.coming(1)
+        results = [np.empty(s.shape, s.dtype) for s in self.specs]
+        saved = [np.empty(s.shape, s.dtype) for s in self.passed]
+        self._run(self.forward, data.arrays, scalars, [*results, *saved])
+        step = scalars[0, 0]
+        finished = False
+
+        def finish(*upstream: Any, update: bool = True) -> Any:
+            nonlocal finished
+            with trainer._alone():
+                if finished:
+                    raise UsageError("finish: was called already; begin another step")
+                given = self._check(upstream)
+                finished = True
+                return self._backward([*data.arrays, *given, *saved], step, update)
+
+        return self.outputs.build(results), finish
+
+    def _backward(self, sources: list[Array], step: float, update: bool) -> Any:
+        dx = [np.empty(s.shape, s.dtype) for s in self.dx_specs]
+        scalars = self.trainer.optimizer.coming(1).copy()
+        scalars[0, 0] = step  # dropout is drawn as it was in the forward pass
+        if update:
+            self._run(self._update, sources, scalars, dx)
+            self.trainer.optimizer.advance(1)
+        else:
+            self._add_gradients(sources, scalars, dx)
+        made = iter(dx)
+        return self.inputs.build([next(made) if given else None for given in self.given])
+
+    def _run(
+        self, program: Program, sources: list[Array], scalars: Array, outputs: list[Array]
+    ) -> None:
+        program.begin(self.trainer._threads)
+        try:
+            program.run(1, sources, scalars=scalars, outputs=outputs)
+        finally:
+            program.end()
+
+    def _check(self, upstream: tuple[Any, ...]) -> list[Array]:
+        value: Any = upstream[0] if len(upstream) == 1 else upstream
+        given = Structure(value, "upstream")
+        if len(given.leaves) != len(self.specs) or (
+            isinstance(value, Mapping) and given.plan != self.outputs.plan
+        ):
+            raise UsageError(
+                f"finish: expected a gradient for each of {', '.join(self.outputs.labels)}, "
+                f"got {', '.join(given.labels) or 'none'}"
+            )
+        arrays = []
+        for leaf, label, spec in zip(given.leaves, self.outputs.labels, self.specs, strict=True):
+            array = np.zeros(*spec) if leaf is None else np.asarray(leaf)
+            if array.shape != spec.shape or array.dtype.kind not in "fiub":
+                raise ShapeError(
+                    f"finish: expected a gradient of {label}, {spec.shape} {spec.dtype}, "
+                    f"got {array.shape} {array.dtype}"
+                )
+            array = np.ascontiguousarray(array, spec.dtype)
+            if not np.isfinite(array).all():
+                raise DataError(f"finish: the gradient of {label} holds a value that is not finite")
+            arrays.append(array)
+        return arrays
+
+    def _add_gradients(self, sources: list[Array], scalars: Array, dx: list[Array]) -> None:
+        """Gradients into `.grad`: the update of SGD with learning rate -1 adds them there."""
+        if self._accumulate is None:
+            row = np.zeros(N_COEFFICIENTS)
+            row[STEP], row[DENOM], row[CLIP] = -1.0, 1.0, math.inf
+            self._sums = {
+                path: Tensor(np.zeros(p.shape, p.dtype)) for path, p in self._parameters.items()
+            }
+            with graph.tracing():
+                updates = [
+                    graph.apply(
+                        "update_rows" if isinstance(g._value, graph.RowSums) else "update",
+                        (g, self._sums[path], Tensor(row))
+                        if isinstance(g._value, graph.RowSums)
+                        else (self._sums[path], g, Tensor(row)),
+                        {"update": "sgd"},
+                    )
+                    for path, g in self._grads.items()
+                ]
+            owned = [*self.trainer._parameters(), *self._sums.values()]
+            _, self._accumulate, _ = self._compile(updates, owned)
+        for path, p in self._parameters.items():
+            grad = p.grad
+            self._sums[path].data = np.zeros(p.shape, p.dtype) if grad is None else grad
+        self._run(self._accumulate, sources, scalars, dx)
+        for path, p in self._parameters.items():
+            p._grad = self._sums[path].data
+
+
+def _all_found(
+    what: str, parameters: Mapping[str, Tensor], found: Sequence[Tensor | None]
+) -> dict[str, Tensor]:
+    """The gradient of each parameter by its path; each must have one."""
+    grads = {}
+    for path, grad in zip(parameters, found, strict=True):
+        if grad is None:
+            verb = "do" if what.endswith("s") and not what.endswith("ss") else "does"
+            raise UsageError(f"{what} {verb} not depend on parameter {path!r}: freeze it or use it")
+        grads[path] = grad
+    return grads
+
+
 class _Fit:
     """One call of `Trainer.fit`."""
 
@@ -623,15 +897,51 @@ class _Fit:
             if self.every is not None and self.path is not None:
                 total = trainer.optimizer.steps
                 boundary = min(until, state.step + self.every - total % self.every)
-            with program.session(trainer._threads):
-                while state.step < boundary:
-                    chunk = min(chunk, boundary - state.step)
-                    done = self._run(program, names, order, batch, chunk)
-                    bar.advance(done, state)
-                    chunk = max(1, 2 * done) if done == chunk else done
+            before = _Before(trainer, state.step)
+            try:
+                with program.session(trainer._threads):
+                    while state.step < boundary:
+                        chunk = min(chunk, boundary - state.step)
+                        done = self._run(program, names, order, batch, chunk)
+                        bar.advance(done, state)
+                        chunk = max(1, 2 * done) if done == chunk else done
+            except _NotFinite as failure:
+                self._explain(program, names, order, batch, before, failure)
             due = self.every is not None and trainer.optimizer.steps % self.every == 0
             if self.path is not None and due:
                 trainer._save(self.path, state, self.callbacks)
+
+    def _explain(
+        self,
+        program: Program,
+        names: list[str],
+        order: Array,
+        batch: int,
+        before: _Before,
+        failure: _NotFinite,
+    ) -> NoReturn:
+        """Go back to the state before the step that failed, and find what went wrong in it.
+
+        The steps of the session are run once more, which gives the same bits; then the minibatch
+        goes through the model layer by layer.
+        """
+        trainer, state = self.trainer, self.state
+        failed = state.step + failure.steps - 1
+        before.restore()
+        steps = failed - before.step
+        index = order[before.step * self.batch :][: steps * batch]
+        if steps:
+            with program.session(trainer._threads):
+                program.run(
+                    steps,
+                    self.data.arrays,
+                    index=index,
+                    scalars=before.optimizer.coming(steps),
+                    results=np.empty((steps, 1 + len(names))),
+                )
+        trainer.optimizer.advance(failure.steps - 1)
+        rows = order[failed * self.batch :][:batch]
+        trainer._fail(self.data.take(rows))
 
     def _run(self, program: Program, names: list[str], order: Array, batch: int, steps: int) -> int:
         trainer, state = self.trainer, self.state
@@ -642,23 +952,46 @@ class _Fit:
             steps,
             self.data.arrays,
             index=index,
-            scalars=trainer._scalars(steps),
+            scalars=trainer.optimizer.coming(steps),
             results=results,
             budget=_BUDGET,
         )
-        for i, row in enumerate(results[:done]):
-            loss = trainer._finite(float(row[0]), trainer.optimizer.steps + i)
+        weighted = "sample_weight" in self.data.parts
+        for i, row in enumerate(results[:done].tolist()):
             share = float(batch)
-            if "sample_weight" in self.data.parts:
+            if weighted:
                 rows = index[i * batch : (i + 1) * batch]
                 share = float(self.data.arrays[-1][rows].sum(dtype=np.float64))
-            state.loss_sum += share * loss
+            state.loss_sum += share * row[0]
             state.weight_sum += share
             for name, value in zip(names, row[1:], strict=True):
-                state.extra_sums[name] = state.extra_sums.get(name, 0.0) + share * float(value)
+                state.extra_sums[name] = state.extra_sums.get(name, 0.0) + share * value
+        if done and not math.isfinite(results[done - 1, 0]):
+            raise _NotFinite(done)
         trainer.optimizer.advance(done)
         state.step += done
         return done
+
+
+class _NotFinite(Exception):
+    """The last of `steps` steps of a run had a loss that is not finite."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+
+class _Before:
+    """The state at the begin of a session: to go back to the step that failed."""
+
+    def __init__(self, trainer: Trainer, step: int) -> None:
+        self.step = step
+        self.optimizer = copy.copy(trainer.optimizer)
+        self.values = [(t, t.data.copy()) for t in trainer._owned()]
+
+    def restore(self) -> None:
+        """Put the values back."""
+        for tensor, value in self.values:
+            tensor.data[...] = value
 
 
 class _Bar:
