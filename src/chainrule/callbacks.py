@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import os
 from collections.abc import Mapping
@@ -192,3 +193,24 @@ class CSVLogger(Callback):
             if file.tell() == 0:
                 writer.writeheader()
             writer.writerow(logs)
+
+
+class JSONLogger(Callback):
+    """Write an epoch's numbers as a line of JSON.
+
+    Parameters
+    ----------
+    path
+        The file; a resumed run appends to it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = path
+
+    def on_fit_begin(self, trainer: Trainer) -> None:
+        with open(self.path, "w"):
+            pass
+
+    def on_epoch_end(self, trainer: Trainer, logs: Logs) -> None:
+        with open(self.path, "a") as file:
+            file.write(json.dumps(dict(logs)) + "\n")

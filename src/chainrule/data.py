@@ -229,7 +229,8 @@ def _converted(value: Any, label: str) -> Array:
 
 def _numbers(series: Any, label: str) -> Array:
     array = np.asarray(series)
-    if str(series.dtype).startswith(("Int", "UInt", "Float", "boolean")):
+    own = str(series.dtype).startswith(("Int", "UInt", "Float", "boolean"))
+    if own and array.dtype == object:
         with contextlib.suppress(TypeError, ValueError):  # pandas: numbers that may be missing
             array = array.astype(np.float64)
     if array.dtype.kind not in "fiub" or str(series.dtype) in ("category", "Categorical", "Enum"):

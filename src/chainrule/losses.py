@@ -5,7 +5,7 @@ Any function of that form does as well; a batch's loss is the weighted mean of i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,10 @@ class SoftmaxCrossEntropy:
     """``logsumexp(z) - z[y]`` for scores z (batch, classes) and integer labels y (batch,)."""
 
     def __call__(self, z: Tensor, y: Tensor) -> Tensor:
+        z, y = _one("SoftmaxCrossEntropy", z, "outputs"), _one("SoftmaxCrossEntropy", y, "targets")
         if z.ndim != 2:
             raise ShapeError(
-                f"SoftmaxCrossEntropy: expected scores (batch, classes), got {z.shape}"
+                f"SoftmaxCrossEntropy: expected scores (batch, classes), got {z.shape}{_maker(z)}"
             )
         if not np.issubdtype(y.dtype, np.integer):
             raise DtypeError(
@@ -31,9 +32,12 @@ class SoftmaxCrossEntropy:
                 "convert floats by y.astype(int), one-hot rows by y.argmax(axis=1)"
             )
         if y.shape != z.shape[:1]:
+            way = ": use y[:, 0]" if y.shape[1:] == (1,) else ""
+            if y.shape == z.shape and not way:
+                way = ": convert one-hot rows by y.argmax(axis=1)"
             raise ShapeError(
-                f"SoftmaxCrossEntropy: expected labels {z.shape[:1]} for scores {z.shape}, "
-                f"got {y.shape}"
+                f"SoftmaxCrossEntropy: expected labels {z.shape[:1]} for scores {z.shape}"
+                f"{_maker(z)}, got {y.shape}{way}"
             )
         return functions.softmax_cross_entropy(z, y)
 
@@ -95,7 +99,10 @@ class GaussianNLL:
 
     def __call__(self, outputs: tuple[Tensor, Tensor], y: Tensor) -> Tensor:
         if not isinstance(outputs, tuple) or len(outputs) != 2:
-            raise UsageError("GaussianNLL: expected two outputs (mean, log of the variance)")
+            got = f"a tuple of {len(outputs)}" if isinstance(outputs, tuple) else "one"
+            raise UsageError(
+                f"GaussianNLL: expected two outputs (mean, log of the variance), got {got}"
+            )
         mean, target = _paired("GaussianNLL", outputs[0], y)
         log_variance, _ = _paired("GaussianNLL", outputs[1], y)
         return (log_variance + functions.square(target - mean) * functions.exp(-log_variance)) * 0.5
@@ -103,10 +110,38 @@ class GaussianNLL:
 
 def _paired(name: str, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Outputs and targets of one shape and dtype; (batch, 1) and (batch,) go together."""
+    z, y = _one(name, z, "outputs"), _one(name, y, "targets")
     if z.ndim == y.ndim + 1 and z.shape[-1] == 1:
         z = functions.reshape(z, z.shape[:-1])
     elif y.ndim == z.ndim + 1 and y.shape[-1] == 1:
         y = functions.reshape(y, y.shape[:-1])
     if z.shape != y.shape:
-        raise ShapeError(f"{name}: outputs {z.shape} and targets {y.shape} differ")
+        way = ""
+        if z.ndim == 2 and y.shape == z.shape[:1]:
+            labels = np.issubdtype(y.dtype, np.integer)
+            way = "; the last layer's width should be 1"
+            way += ", or, for labels of classes, the loss SoftmaxCrossEntropy" if labels else ""
+        elif y.shape[1:]:
+            way = f"; the last layer's width should be {y.shape[-1]}"
+        raise ShapeError(f"{name}: outputs {z.shape}{_maker(z)} and targets {y.shape} differ{way}")
     return z, functions.cast(y, z.dtype)
+
+
+def _one(name: str, value: Any, what: str) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    parts = f"{len(value)} of them" if isinstance(value, tuple) else ""
+    if isinstance(value, Mapping):
+        parts = "a dict with " + ", ".join(repr(k) for k in value)
+    raise UsageError(
+        f"{name}: expected one array of {what}, got {parts or type(value).__name__}; write a "
+        f"loss of your own that picks: lambda outputs, targets: {name}()(outputs[...], targets)"
+    )
+
+
+def _maker(z: Tensor) -> str:
+    """Which layer made an output, where one did."""
+    while z._op is not None and z._op.name in ("reshape", "slice", "cast"):
+        z = z._inputs[0]
+    path = z._inputs[1].name if z._op is not None and z._op.name == "dense" else None
+    return f" of Dense {path.removesuffix('weight').rstrip('.')!r}" if path else ""

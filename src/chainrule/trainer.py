@@ -66,6 +66,40 @@ class History:
             writer.writeheader()
             writer.writerows(self.epochs)
 
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
+        """Draw the numbers over the epochs: losses in one panel, each metric in one of its own.
+
+        Parameters
+        ----------
+        path
+            Where to save the picture; None leaves it to the caller.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+        """
+        try:
+            from matplotlib.figure import Figure  # imported on first use
+        except ImportError as error:
+            raise UsageError("History.plot needs matplotlib: pip install matplotlib") from error
+        names = [k for e in self.epochs for k in e if k not in ("epoch", "lr")]
+        panels: dict[str, list[str]] = {}
+        for name in dict.fromkeys(names):
+            panels.setdefault(name.removeprefix("val_"), []).append(name)
+        figure = Figure(figsize=(4.5 * max(1, len(panels)), 3.2), layout="constrained")
+        for i, (title, keys) in enumerate(panels.items(), start=1):
+            axes = figure.add_subplot(1, len(panels), i)
+            for key in keys:
+                known = [(e["epoch"] + 1, e[key]) for e in self.epochs if key in e]
+                label = "validation" if key.startswith("val_") else "training"
+                axes.plot(*zip(*known, strict=True), label=label)
+            axes.set(title=title, xlabel="epoch")
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.legend(frameon=False)
+        if path is not None:
+            figure.savefig(path, dpi=110)
+        return figure
+
 
 @dataclass
 class _Progress:
