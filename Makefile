@@ -20,10 +20,10 @@ WHEEL = $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench ulp wheel clean
+.PHONY: help demo test lint format bench bench-peers ulp wheel clean
 
 help: ## list the tasks
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/installed ## train on the bundled corpus, score it, tag a sentence
 	$(BIN)/chainrule ner demo
@@ -45,6 +45,9 @@ format: $(VENV)/with-dev ## bring Python and C into shape
 bench: $(VENV)/installed $(VENV)/with-test ## time kernels and training steps
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q benchmarks
 
+bench-peers: .venv-peers/installed ## the whole table beside PyTorch, JAX and others (long)
+	.venv-peers/bin/python benchmarks/suite.py $(BENCH)
+
 ulp: $(VENV)/with-cmake ## error of the elementwise functions over all float32 inputs (long)
 	$(BIN)/cmake -S . -B build/ulp -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DCHAINRULE_ULP=ON
 	$(BIN)/cmake --build build/ulp --target ulp
@@ -54,7 +57,7 @@ wheel: $(BIN)/python ## build a wheel into dist/
 	$(WHEEL)
 
 clean: ## remove what was built
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) .venv-peers build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -71,6 +74,14 @@ $(VENV)/with-test: pyproject.toml | $(VENV)/installed
 
 $(VENV)/with-dev: pyproject.toml | $(VENV)/with-test
 	$(INSTALL) 'chainrule[dev]'
+	@touch $@
+
+# Apart from .venv, because they are large. PyTorch's CPU build is enough, where pip is set up for it.
+PEERS ?= torch==2.13.0 jax[cpu] scikit-learn thinc matplotlib
+.venv-peers/installed: $(SOURCES)
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet $(PEERS)
+	.venv-peers/bin/python -m pip install --quiet .
 	@touch $@
 
 $(VENV)/with-cmake: pyproject.toml | $(BIN)/python
