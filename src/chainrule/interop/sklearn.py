@@ -119,11 +119,17 @@ class _Penalised(optim.Optimizer):
         weights[:, optim.DECAY] = np.where(last, self.penalties[1], self.penalties[0])
         return np.hstack([weights, biases])
 
+    @property
+    def n_coefficients(self) -> int:
+        """Numbers of one step."""
+        return 2 * optim.N_COEFFICIENTS
+
     def trace(
-        self, parameters: Mapping[str, Tensor], grads: Mapping[str, Tensor], coef: Tensor
+        self, parameters: Mapping[str, Tensor], grads: Mapping[str, Tensor], coef: Any
     ) -> list[Tensor]:
-        column = coef.attrs["column"] + optim.N_COEFFICIENTS
-        second = Tensor(coef.spec, attrs={"column": column})
+        n = optim.N_COEFFICIENTS
+        at = coef.attrs["column"] + n if isinstance(coef, Tensor) else coef + n
+        second = Tensor(coef.spec, attrs={"column": at}) if isinstance(coef, Tensor) else at
         weights = {path: g for path, g in grads.items() if path.endswith("weight")}
         biases = {path: g for path, g in grads.items() if path not in weights}
         traced = super().trace(parameters, weights, coef)
