@@ -32,14 +32,14 @@ test: $(VENV)/installed $(VENV)/with-test ## run the tests against the installed
 	$(BIN)/python -m pytest -q
 
 lint: $(VENV)/installed $(VENV)/with-dev ## ruff, mypy, clang-format: what a change must pass
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/ruff format --check src tests benchmarks examples
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror csrc/*.c csrc/*.h
 
 format: $(VENV)/with-dev ## bring Python and C into shape
-	$(BIN)/ruff check --fix-only src tests benchmarks
-	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix-only src tests benchmarks examples
+	$(BIN)/ruff format src tests benchmarks examples
 	$(BIN)/clang-format -i csrc/*.c csrc/*.h
 
 bench: $(VENV)/installed $(VENV)/with-test ## time kernels and training steps

@@ -113,6 +113,20 @@ class _Progress:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
+class _Alone:
+    """A ``with`` block for one thread at a time; a second one is told."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            raise UsageError("this Trainer is at work in another thread: use one a thread")
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+
 class Trainer:
     """Fits a model; a step is traced once and then run by the backend without Python.
 
@@ -168,7 +182,7 @@ class Trainer:
         self._programs: dict[Any, tuple[Program, Any]] = {}
         self._halves: dict[Any, _Halves] = {}
         self._known: tuple[int, list[nn.Parameter]] = (-1, [])
-        self._lock = threading.RLock()
+        self._guard = _Alone()
         model.init(self.seed)
         optimizer.init(model.trainable())
         if resume_from is not None and os.path.exists(resume_from):
@@ -344,14 +358,8 @@ class Trainer:
             self._known = (version, list(self.model.parameters().values()))
         return self._known[1]
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        if not self._lock.acquire(blocking=False):
-            raise UsageError("this Trainer is at work in another thread: use one a thread")
-        try:
-            yield
-        finally:
-            self._lock.release()
+    def _alone(self) -> _Alone:
+        return self._guard
 
     def _compiled(
         self, key: tuple[Any, ...], training: bool, build: Callable[[], tuple[list[Tensor], Any]]
