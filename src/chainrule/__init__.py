@@ -10,6 +10,7 @@ from . import ops as _ops  # noqa: F401  fills the op table
 from .backend import threads
 from .calculus import grad, gradcheck, jacobian, jvp, value_and_grad, vjp
 from .checkpoint import load, save
+from .custom import register_op
 from .draw import draw
 from .errors import ChainruleError
 from .explain import explain
@@ -95,6 +96,7 @@ __all__ = [
     "no_grad",
     "optim",
     "parameter",
+    "register_op",
     "relu",
     "reshape",
     "save",

@@ -110,6 +110,26 @@ def _parser() -> argparse.ArgumentParser:
     info = add(actions, "info", _info, "what a tagger is and how its training went")
     info.add_argument("model", metavar="MODEL")
 
+    explain = add(
+        commands, "explain", _explain, "tell the forward and the backward pass, step by step"
+    )
+    explain.add_argument(
+        "expression",
+        metavar="EXPR",
+        nargs="?",
+        help='such as "(x + y) * max(y, z)" or "z = W @ x; sum(tanh(z))"; '
+        "default: the lecture's s = u.T f(Wx + b)",
+    )
+    explain.add_argument("values", metavar="NAME=VALUE", nargs="*", help="x=1, W=[[1,2],[3,4]]")
+    explain.add_argument("--html", metavar="OUT", help="write a page with a slider")
+
+    add(
+        commands,
+        "gradcheck",
+        _gradcheck,
+        "check the gradient of every op, layer and loss, in float64 and in float32",
+    )
+
     add(commands, "doctor", _doctor, "what this build is and runs on")
     return parser
 
@@ -395,6 +415,67 @@ def _info(options: argparse.Namespace) -> None:
     from .ner import WindowTagger
 
     _print_pairs(WindowTagger.load(options.model).info())
+
+
+# -- calculus --------------------------------------------------------------------------------
+
+
+LECTURE = "z = W @ x + b; h = tanh(z); s = u.T @ h"
+LECTURE_VALUES = (
+    "W=[[0.2, -0.5, 0.1, 0.4], [0.7, 0.3, -0.2, 0.6], [-0.4, 0.1, 0.5, -0.1]]",
+    "x=[1.0, -0.5, 0.25, 2.0]",
+    "b=[0.1, -0.3, 0.2]",
+    "u=[1.0, -2.0, 0.5]",
+)
+
+
+def _explain(options: argparse.Namespace) -> None:
+    from .explain import explain
+    from .expression import evaluate, read_values
+
+    if options.html:
+        _writable(options.html)
+    if hasattr(sys.stdout, "reconfigure"):  # a terminal without these characters shows escapes
+        sys.stdout.reconfigure(errors="backslashreplace")
+    expression, words = options.expression, list(options.values)
+    if expression is None:
+        expression, words = LECTURE, list(LECTURE_VALUES)
+        print("The lecture's example, s = uᵀ f(W x + b) with f = tanh.\n")
+    s, names = evaluate(expression, read_values(words))
+    if s.name is None:
+        s.name = "s" if "s" not in names else None
+    told = explain(s, **{name: t for name, t in names.items() if t is not s})
+    print(told)
+    if options.html:
+        _write(options.html, told.to_html() + "\n")
+        print(f"\nwrote {options.html}")
+
+
+def _gradcheck(options: argparse.Namespace) -> None:
+    from .selfcheck import run
+
+    print(f"{'':<34}  {'shapes':<24}  float64     float32")
+    print(f"{'':<34}  {'':<24}  rel. error  ULP")
+    wrong = count = 0
+    for finding in run():
+        check = finding.check
+        shapes = " ".join("x".join(map(str, a.shape)) or "()" for a in check.inputs)
+        mark = "" if finding.ok else "  WRONG"
+        print(
+            f"{check.kind:<6} {check.name:<27}  {shapes:<24}  {finding.float64.error:<10.2g}  "
+            f"{finding.float32.error:<5.2g}{mark}"
+        )
+        for report in (finding.float64, finding.float32):
+            if not report:
+                print(f"       {report}")
+        count += 1
+        wrong += not finding.ok
+    if wrong:
+        raise DataError(f"{wrong} of {count} gradients are wrong on this machine")
+    print(
+        f"all {count} right: float64 against central differences, float32 kernels against the "
+        "float64 reference in ULP of the largest element"
+    )
 
 
 # -- doctor ----------------------------------------------------------------------------------
