@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn as tnn
 from torch.nn import functional as F
 
@@ -22,6 +23,8 @@ from ..graph import Tensor
 from ..trainer import History, Trainer
 
 __all__ = ["Accelerated", "FusedMLP", "accelerate", "fuse"]
+
+Array = NDArray[Any]
 
 _DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 
@@ -76,7 +79,7 @@ def _activation(name: str, layer: Any) -> tuple[str, float | None] | None:
     return found
 
 
-def _memory(name: str, tensor: Any, dtype: Any = None) -> np.ndarray[Any, Any]:
+def _memory(name: str, tensor: Any, dtype: Any = None) -> Array:
     """The memory of a torch tensor as an array, which changes with it."""
     if tensor.device.type != "cpu":
         raise UsageError(f"{name}: is on {tensor.device}: move the module to the CPU")
@@ -87,7 +90,7 @@ def _memory(name: str, tensor: Any, dtype: Any = None) -> np.ndarray[Any, Any]:
             f"{name}: expected {dtype or 'float32 or float64'} as the other parameters, "
             f"got {tensor.dtype}"
         )
-    array: np.ndarray[Any, Any] = tensor.detach().numpy()
+    array: Array = tensor.detach().numpy()
     return array
 
 
@@ -439,88 +442,83 @@ _FORWARD = [backend.OPCODES[name] for name in _ROWS]
 _BACKWARD = [backend.OPCODES[f"d{name}"] for name in _ROWS]
 
 
-def _run_forward(
-    x: Any, params: list[Any], rows: list[int], slopes: list[float], threads: int
-) -> list[Any]:
+def _forward(
+    x: Array, params: list[Array], rows: list[int], slopes: list[float], threads: int
+) -> list[Array]:
     """Outputs of the layers, the last first; then each z that a derivative is computed from."""
-    h = x.detach().numpy()
-    outputs, residuals = [], []
+    h, outputs, residuals = x, [], []
     for i, row in enumerate(rows):
-        w, b = params[2 * i].detach().numpy(), params[2 * i + 1].detach().numpy()
-        y = torch.empty((h.shape[0], w.shape[0]), dtype=x.dtype)
-        y_array = y.numpy()
+        w, b = params[2 * i], params[2 * i + 1]
+        y = np.empty((len(h), len(w)), x.dtype)
         if row >= 0 and _RESIDUALS[row] == "z":
-            z = torch.empty_like(y)
-            _core.run(_DENSE, (h, w, b), (z.numpy(),), (-1,), (0.0,), threads)
-            _core.run(_FORWARD[row], (z.numpy(),), (y_array,), (), (slopes[i],), threads)
+            z = np.empty_like(y)
+            _core.run(_DENSE, (h, w, b), (z,), (-1,), (0.0,), threads)
+            _core.run(_FORWARD[row], (z,), (y,), (), (slopes[i],), threads)
             residuals.append(z)
         else:
-            _core.run(_DENSE, (h, w, b), (y_array,), (row,), (slopes[i],), threads)
+            _core.run(_DENSE, (h, w, b), (y,), (row,), (slopes[i],), threads)
         outputs.append(y)
-        h = y_array
+        h = y
     return [*reversed(outputs), *residuals]
 
 
-def _run_backward(
-    g: Any,
-    x: Any,
-    params: list[Any],
-    saved: list[Any],
+def _backward(
+    g: Array,
+    x: Array,
+    params: list[Array],
+    saved: list[Array],
     rows: list[int],
     slopes: list[float],
     threads: int,
-) -> list[Any]:
+) -> list[Array]:
     """dx and the gradients of the parameters."""
     n = len(rows)
     outputs = [x, *reversed(saved[:n])]
-    rest = list(saved[n:])
-    residuals: list[Any] = []  # r of each layer's non-linearity
+    rest = saved[n:]
+    residuals = []  # r of each layer's non-linearity
     for i, row in enumerate(rows):
         residuals.append(rest.pop(0) if row >= 0 and _RESIDUALS[row] == "z" else outputs[i + 1])
-    delta = g.detach().contiguous().numpy()
+    delta, grads = g, []
     if rows[-1] >= 0:
-        upstream, delta = delta, np.empty_like(delta)
-        r = residuals[-1].detach().numpy()
-        _core.run(_BACKWARD[rows[-1]], (upstream, r), (delta,), (), (slopes[-1],), threads)
-    grads: list[Any] = [None] * (2 * n)
+        delta = np.empty_like(g)
+        _core.run(_BACKWARD[rows[-1]], (g, residuals[-1]), (delta,), (), (slopes[-1],), threads)
     for i in range(n - 1, -1, -1):
-        w = params[2 * i].detach().numpy()
-        grads[2 * i], grads[2 * i + 1] = dw, db = (
-            torch.empty(w.shape, dtype=x.dtype),
-            torch.empty(w.shape[0], dtype=x.dtype),
-        )
-        h = outputs[i].detach().numpy()
-        _core.run(_MATMUL, (delta, h), (dw.numpy(),), (1, 0), (), threads)
-        _core.run(_SUM, (delta,), (db.numpy(),), (0,), (), threads)
-        dx = torch.empty((x.shape[0], w.shape[1]), dtype=x.dtype)
+        w = params[2 * i]
+        dw, db = np.empty(w.shape, x.dtype), np.empty(len(w), x.dtype)
+        _core.run(_MATMUL, (delta, outputs[i]), (dw,), (1, 0), (), threads)
+        _core.run(_SUM, (delta,), (db,), (0,), (), threads)
+        grads += [db, dw]
+        dx = np.empty((len(x), w.shape[1]), x.dtype)
         if i and rows[i - 1] >= 0:
-            r = residuals[i - 1].detach().numpy()
-            arguments = ((rows[i - 1],), (slopes[i - 1],))
-            _core.run(_MATMUL_DACT, (delta, w, r), (dx.numpy(),), *arguments, threads)
+            operands, row = (delta, w, residuals[i - 1]), rows[i - 1]
+            _core.run(_MATMUL_DACT, operands, (dx,), (row,), (slopes[i - 1],), threads)
         else:
-            _core.run(_MATMUL, (delta, w), (dx.numpy(),), (0, 0), (), threads)
-        delta = dx.numpy()
-    return [dx, *grads]
+            _core.run(_MATMUL, (delta, w), (dx,), (0, 0), (), threads)
+        delta = dx
+    return [delta, *reversed(grads)]
+
+
+def _numpy(tensors: Any) -> list[Array]:
+    return [t.detach().numpy() for t in tensors]
 
 
 class _Node(torch.autograd.Function):
     """The network in eager mode."""
 
     @staticmethod
-    def forward(ctx: Any, plan: Any, x: Any, *params: Any) -> Any:
-        rows, slopes, threads = plan
-        saved = _run_forward(x, list(params), rows, slopes, threads)
-        ctx.plan, ctx.n = plan, len(params)
-        ctx.save_for_backward(x, *params, *saved)
-        return saved[0]
+    def forward(ctx: Any, plan: Any, arrays: Any, x: Any, *params: Any) -> Any:
+        saved = _forward(*arrays, *plan)
+        output = torch.from_numpy(saved[0])
+        ctx.plan, ctx.arrays, ctx.made = plan, arrays, saved
+        ctx.save_for_backward(x, *params, output)  # torch then refuses what was changed since
+        return output
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, g: Any) -> Any:
-        rows, slopes, threads = ctx.plan
-        x, *rest = ctx.saved_tensors
-        params, saved = rest[: ctx.n], rest[ctx.n :]
-        return (None, *_run_backward(g, x, params, saved, rows, slopes, threads))
+        _ = ctx.saved_tensors
+        grads = _backward(g.contiguous().numpy(), *ctx.arrays, ctx.made, *ctx.plan)
+        return (None, None, *map(torch.from_numpy, grads))
 
 
 # The same as registered ops, which torch.compile can hold in its graph.
@@ -530,7 +528,8 @@ class _Node(torch.autograd.Function):
 def _mlp(
     x: torch.Tensor, params: list[torch.Tensor], rows: list[int], slopes: list[float], threads: int
 ) -> list[torch.Tensor]:
-    return _run_forward(x, params, rows, slopes, threads)
+    made = _forward(x.detach().numpy(), _numpy(params), rows, slopes, threads)
+    return [torch.from_numpy(a) for a in made]
 
 
 @_mlp.register_fake
@@ -551,7 +550,9 @@ def _mlp_backward(
     slopes: list[float],
     threads: int,
 ) -> list[torch.Tensor]:
-    return _run_backward(g, x, params, saved, rows, slopes, threads)
+    upstream, inputs = _numpy((g, x))
+    made = _backward(upstream, inputs, _numpy(params), _numpy(saved), rows, slopes, threads)
+    return [torch.from_numpy(a) for a in made]
 
 
 @_mlp_backward.register_fake
@@ -587,6 +588,8 @@ class FusedMLP(tnn.Module):
         self._rows: list[int] = []
         self._slopes: list[float] = []
         self._threads = backend.check_threads(threads)
+        self._key: tuple[int, ...] = ()  # where the parameters' memory is
+        self._arrays: list[Array] = []
         if type(layers) is not tnn.Sequential:
             raise UsageError(f"fuse: expected a Sequential, got {type(layers).__name__}")
         _refuse_hooks("", layers)
@@ -611,15 +614,19 @@ class FusedMLP(tnn.Module):
 
     def forward(self, x: Any) -> Any:
         """Outputs (batch, n_out) of x (batch, n_in)."""
-        params = [p for layer in self._layers for p in (layer.weight, layer.bias)]
+        params = [p for m in self._layers for p in m._parameters.values()]
         if torch.compiler.is_compiling():
             return _mlp(x.contiguous(), params, self._rows, self._slopes, self._threads)[0]
-        _memory("x", x if x.is_contiguous() else (x := x.contiguous()), params[0].dtype)
         if x.ndim != 2:
             raise UsageError(f"x: expected (batch, {params[0].shape[1]}), got {tuple(x.shape)}")
-        for p in params:
-            _memory("a parameter", p, x.dtype)
-        return _Node.apply((self._rows, self._slopes, self._threads), x, *params)
+        key = tuple([p.data_ptr() for p in params])
+        if key != self._key:
+            self._arrays = [_memory("a parameter", p, params[0].dtype) for p in params]
+            self._key = key
+        x = x.contiguous()
+        plan = (self._rows, self._slopes, self._threads)
+        arrays = (_memory("x", x, params[0].dtype), self._arrays)
+        return _Node.apply(plan, arrays, x, *params)
 
 
 def fuse(layers: Any, *, threads: int | None = None) -> FusedMLP:
