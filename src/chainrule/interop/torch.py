@@ -510,14 +510,16 @@ class _Node(torch.autograd.Function):
         saved = _forward(*arrays, *plan)
         output = torch.from_numpy(saved[0])
         ctx.plan, ctx.arrays, ctx.made = plan, arrays, saved
-        ctx.save_for_backward(x, *params, output)  # torch then refuses what was changed since
+        ctx.save_for_backward(x, *params, output)
         return output
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, g: Any) -> Any:
-        _ = ctx.saved_tensors
-        grads = _backward(g.contiguous().numpy(), *ctx.arrays, ctx.made, *ctx.plan)
+        _ = ctx.saved_tensors  # raises where one has changed since
+        (x, params), (rows, slopes, threads) = ctx.arrays, ctx.plan
+        upstream = g.contiguous().numpy()
+        grads = _backward(upstream, x, params, ctx.made, rows, slopes, threads)
         return (None, None, *map(torch.from_numpy, grads))
 
 
