@@ -35,12 +35,15 @@ lint: $(VENV)/installed $(VENV)/with-dev ## ruff, mypy, clang-format: what a cha
 	$(BIN)/ruff check src tests benchmarks examples
 	$(BIN)/ruff format --check src tests benchmarks examples
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror csrc/*.c csrc/*.h
+	$(BIN)/clang-format --dry-run --Werror csrc/*.c csrc/*.h examples/c/*.c tests/c/*.c
 
 format: $(VENV)/with-dev ## bring Python and C into shape
 	$(BIN)/ruff check --fix-only src tests benchmarks examples
 	$(BIN)/ruff format src tests benchmarks examples
 	$(BIN)/clang-format -i csrc/*.c csrc/*.h
+	$(BIN)/ruff check --fix-only src tests benchmarks
+	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/clang-format -i csrc/*.c csrc/*.h examples/c/*.c tests/c/*.c
 
 bench: $(VENV)/installed $(VENV)/with-test ## time kernels and training steps
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q benchmarks
