@@ -53,8 +53,8 @@ chainrule_status chainrule_permutation(uint64_t key, uint64_t epoch, int64_t *ou
 typedef struct {
     chainrule_task task;
     chainrule_split split;
-    int is_contract;
-    size_t scratch_bytes; /* of a thread */
+    int is_contract, team; /* that the scratch is for */
+    size_t scratch_bytes;  /* of a thread */
     char *scratch;
     _Atomic int64_t bad;
 } eager;
@@ -64,7 +64,9 @@ static void eager_part(void *argument, int t, int n, chainrule_barrier *barrier)
     eager *x = argument;
     char *scratch = x->scratch + (size_t)t * x->scratch_bytes;
     if (x->is_contract) {
-        x->task.kernels->contract(&x->task.contract, scratch, t, n);
+        /* the parts that were planned for, also where fewer threads came */
+        for (int part = t; part < x->team; part += n)
+            x->task.kernels->contract(&x->task.contract, scratch, part, x->team);
         return;
     }
     int64_t bad;
@@ -173,6 +175,7 @@ chainrule_status chainrule_run(int op, int n_out, const chainrule_array *out, in
     int team = chainrule_choose_threads(threads, chainrule_work(&call));
     if (x.split.extent == 1 && !x.is_contract) team = 1;
     chainrule_prepare(&x.task, &call, chainrule_kernels_for(&call, tables), NULL, NULL);
+    x.team = team;
     x.scratch_bytes = (chainrule_scratch(&x.task, team) + 63) / 64 * 64;
     _Alignas(64) char small[4096];
     const size_t bytes = x.scratch_bytes * (size_t)team;

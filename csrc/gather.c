@@ -183,8 +183,8 @@ static void row_sums(const chainrule_call *call, int t, int team, int64_t *bad) 
     memset(d.head, 0, heads * sizeof *d.head);
     for (int64_t i = 0; i < n; i++) {
         const int64_t id = index_at(ids, i * id_step), count = d.count;
-        if (id < 0 || id >= table_rows) {
-            report(bad, i);
+        if (id < 0 || id >= table_rows) { /* -1 is no row: sums of sums have such places */
+            if (id != -1) report(bad, i);
             continue;
         }
         const int64_t slot = slot_of(&d, id);

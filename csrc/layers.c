@@ -17,19 +17,22 @@ typedef struct {
     const chainrule_contract *contract;
     char *scratch;
     size_t bytes; /* of a thread */
+    int team;     /* that the scratch is for */
 } job;
 
 static void job_part(void *argument, int t, int n, chainrule_barrier *barrier) {
     (void)barrier;
     const job *x = argument;
-    x->kernels->contract(x->contract, x->scratch + (size_t)t * x->bytes, t, n);
+    /* the parts that were planned for, also where fewer threads came */
+    for (int part = t; part < x->team; part += n)
+        x->kernels->contract(x->contract, x->scratch + (size_t)t * x->bytes, part, x->team);
 }
 
 static chainrule_status contract(int dtype, const chainrule_contract *g, int threads) {
     if (g->m == 0 || g->n == 0) return CHAINRULE_OK;
     const double work = 2 * (double)g->m * (double)g->n * (double)g->k;
     const int team = chainrule_choose_threads(threads, work);
-    job x = {.kernels = chainrule_table(dtype), .contract = g};
+    job x = {.kernels = chainrule_table(dtype), .contract = g, .team = team};
     x.bytes = x.kernels->contract_scratch(g, team) * (size_t)chainrule_size(dtype);
     x.bytes = (x.bytes + 63) / 64 * 64;
     x.scratch = chainrule_allocate(x.bytes * (size_t)team);

@@ -48,7 +48,8 @@
     X(take, GATHER)       /* table (V, ...), ids (...) int -> ids.shape + table.shape[1:] */      \
     X(row_sums, GATHER)   /* ids (n) int, g (n, D); i[0] = V -> rows (n) int64, sums (n, D):      \
                              distinct rows in order of first occurrence, each with the sum of its \
-                             occurrences in ascending order; unused rows are -1, sums 0 */        \
+                             occurrences in ascending order; unused rows are -1, sums 0; an id \
+                             of -1 is passed over */        \
     X(scatter_rows, GATHER)  /* rows (n), sums (n, D); i[0] = V -> (V, D), zero elsewhere */      \
     X(update_rows, GATHER)   /* rows (n), sums (n, D), w (V, D)[, s1[, s2]], coef -> in place     \
                              for rows >= 0; i[0] = update row index */                            \

@@ -370,6 +370,10 @@ def test_an_index_out_of_range_is_an_error(name: str, bad: int, ids_type: str) -
         ("dsoftmax_cross_entropy", [v, g, ids], {}, [((2, 3), f8)]),
     ]
     for call in calls:
+        if call[0] == "row_sums" and bad == -1:  # no row: passed over, and its place left free
+            rows, sums = backend.get(name).evaluate(*call)
+            assert (rows.tolist(), sums.tolist()) == ([0, -1], [[1.0] * 3, [0.0] * 3])
+            continue
         with pytest.raises(IndexError):
             backend.get(name).evaluate(*call)
 

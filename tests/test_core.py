@@ -5,6 +5,8 @@ import hashlib
 import itertools
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -630,3 +632,18 @@ def test_isas():
     assert _core.isa() in _core.isas()
     with pytest.raises(ValueError, match="expected one of portable"):
         _core.set_isa("abacus")
+
+
+def test_fewer_threads_than_planned_do_all_the_work() -> None:
+    """OpenMP may give a smaller team than was asked for."""
+    script = (
+        "import numpy as np, chainrule as cr\n"
+        "rng = np.random.default_rng(0)\n"
+        "a, b = (cr.tensor(rng.normal(size=s).astype('f4')) for s in ((250, 1024), (1024, 1600)))\n"
+        "with cr.threads(4): many = (a @ b).data\n"
+        "with cr.threads(1): one = (a @ b).data\n"
+        "assert np.array_equal(many, one)\n"
+    )
+    for limit in ("1", "2"):
+        environment = {**os.environ, "OMP_THREAD_LIMIT": limit}
+        subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=120)

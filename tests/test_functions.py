@@ -192,6 +192,15 @@ def test_higher_derivatives_and_jvp():
     assert tangent[0] == pytest.approx(2 * (np.tanh(0.3) + 0.3 * (1 - np.tanh(0.3) ** 2)))
 
 
+def test_derivatives_that_close_over_or_repeat_a_tensor():
+    x = cr.tensor(3.0)
+    assert cr.grad(lambda a: a * x)(x).data == 3.0
+    assert [g.data for g in cr.grad(lambda a, b: a * b * b, (0, 1))(x, x)] == [9.0, 18.0]
+    assert cr.grad(lambda t: cr.grad(lambda a: t * a)(t))(3.0) == 1.0
+    with pytest.raises(TypeError, match=r"write 3\.0 for 3"):
+        cr.grad(lambda a: a**2)(3)
+
+
 def test_hessian_vector_product():
     rng = np.random.default_rng(4)
     a, v = rng.normal(size=(3, 3)), rng.normal(size=3)

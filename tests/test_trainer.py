@@ -101,7 +101,31 @@ def eager_hash(make, x, y, optimizer, *, epochs=3, batch_size=32, seed=11):
     return weight_hash(model)
 
 
+class Factors(cr.nn.Module):
+    """A parameter that is a factor of another one's gradient."""
+
+    def __init__(self):
+        self.a, self.b = cr.nn.Parameter((9, 6), 0.5), cr.nn.Parameter((6, 5), 0.5)
+
+    def forward(self, x):
+        return cr.functions.as_tensor(x) @ (self.a @ self.b)
+
+
+class Twice(cr.nn.Module):
+    """A table that is looked up in twice, and a layer that is used twice."""
+
+    def __init__(self):
+        self.embed = cr.nn.Embedding(60, 4)
+        self.same, self.out = cr.nn.Dense(4, 4, "tanh"), cr.nn.Dense(8, 4)
+
+    def forward(self, ids):
+        parts = [self.same(self.same(self.embed(ids[:, i]))) for i in (0, 1)]
+        return self.out(cr.concatenate(parts, axis=1))
+
+
 MODELS = {
+    "factors": (Factors, table_data),
+    "twice": (Twice, window_data),
     "mlp": (mlp, table_data),
     "gelu": (lambda: mlp(activation="gelu"), table_data),
     "float64": (lambda: mlp("float64", "sigmoid"), lambda: table_data(dtype="float64")),
@@ -281,6 +305,55 @@ def test_a_killed_process_resumes_to_the_same_bits(tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert run(path) == expected
+
+
+def test_ctrl_c_leaves_weights_and_counters_in_step():
+    x, y = table_data()
+    trainer = cr.Trainer(mlp(), cr.losses.SoftmaxCrossEntropy(), cr.optim.Adam(), seed=1)
+    timer = threading.Timer(0.3, signal.raise_signal, [signal.SIGINT])
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(x, y, epochs=1_000_000, batch_size=32, shuffle=False)
+    timer.join()
+    steps = trainer.optimizer.steps
+    assert steps > 0
+    again = cr.Trainer(mlp(), cr.losses.SoftmaxCrossEntropy(), cr.optim.Adam(), seed=1)
+    batches = [(x[i : i + 32], y[i : i + 32]) for i in range(0, 130, 32)]
+    for step in range(steps):
+        again.step(*batches[step % 5])
+        if step % 1000 == 0 and steps > 20_000:
+            pytest.skip("too many steps to repeat one by one")
+    assert weight_hash(again.model) == weight_hash(trainer.model)
+
+
+def test_resuming_asks_for_the_same_fit(tmp_path):
+    x, y = table_data()
+    path = tmp_path / "run"
+    resumable(None).fit(x, y, epochs=2, batch_size=32, checkpoint=path)
+    with pytest.raises(ValueError, match=r"epochs=5, but the checkpoint has completed .* epochs=2"):
+        resumable(None, resume_from=path).fit(x, y, epochs=5, batch_size=32)
+    with pytest.raises(ValueError, match="batch_size=16"):
+        resumable(None, resume_from=path).fit(x, y, epochs=2, batch_size=16)
+
+
+def test_a_stop_is_part_of_the_checkpoint(tmp_path):
+    x, y = table_data()
+    path = tmp_path / "run"
+
+    class Stop(cr.callbacks.Callback):
+        def __init__(self, kill):
+            self.kill = kill
+
+        def on_epoch_end(self, trainer, logs):
+            trainer.stop = logs["epoch"] == 1
+            if trainer.stop and self.kill:
+                trainer.save(path)
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        resumable(None).fit(x, y, epochs=9, batch_size=32, callbacks=[Stop(True)])
+    rest = resumable(None, resume_from=path)
+    assert len(rest.fit(x, y, epochs=9, batch_size=32, callbacks=[Stop(False)])) == 2
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):

@@ -10,16 +10,32 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import backend, functions, graph
-from .errors import ShapeError, UsageError
+from .errors import DtypeError, ShapeError, UsageError
 from .graph import Tensor
 
 Array = NDArray[Any]
 
 
 def _operands(args: Sequence[Any]) -> tuple[list[Tensor], bool]:
-    """The arguments as Tensors, and whether the results are to be Tensors too."""
-    nested = any(isinstance(a, Tensor) for a in args)
-    return [a if isinstance(a, Tensor) else graph.tensor(a) for a in args], nested
+    """The arguments as Tensors, and whether the results are to be Tensors too.
+
+    A Tensor is stood in for by a copy, a node of its own: what else the function makes of the same
+    Tensor, by closing over it or by another argument, is no part of this derivative.
+    """
+    operands = []
+    for a in args:
+        t = graph.tensor(a)
+        if not np.issubdtype(t.dtype, np.floating):
+            raise DtypeError(
+                f"expected floats to differentiate by, got {t.dtype}: write 3.0 for 3, "
+                "array.astype(float) for integers"
+            )
+        if isinstance(a, Tensor):
+            with graph.recording():
+                own = t if t.requires_grad else Tensor(t._value, requires_grad=True)
+                t = graph.apply("copy", (own,))
+        operands.append(t)
+    return operands, any(isinstance(a, Tensor) for a in args)
 
 
 def _result(gradient: Tensor | None, like: Tensor, nested: bool) -> Any:

@@ -21,6 +21,9 @@ Array = NDArray[Any]
 Logs = Mapping[str, float]
 
 
+_HIGHER_IS_BETTER = ("acc", "f1", "auc", "score", "precision", "recall", "r2")
+
+
 class Callback:
     """Base class: override what you need.
 
@@ -48,9 +51,11 @@ class Callback:
 class _Monitor(Callback):
     """A callback that watches one number and counts the epochs without improvement."""
 
-    def __init__(self, monitor: str, patience: int, min_delta: float, mode: str) -> None:
-        if mode not in ("min", "max"):
-            raise UsageError(f"mode: expected 'min' or 'max', got {mode!r}")
+    def __init__(self, monitor: str, patience: int, min_delta: float, mode: str | None) -> None:
+        if mode not in ("min", "max", None):
+            raise UsageError(f"mode: expected 'min', 'max' or None, got {mode!r}")
+        if mode is None:
+            mode = "max" if any(word in monitor for word in _HIGHER_IS_BETTER) else "min"
         if patience < 0:
             raise UsageError(f"patience: expected epochs from 0 up, got {patience}")
         self.monitor, self.patience, self.min_delta = monitor, patience, min_delta
@@ -96,7 +101,8 @@ class EarlyStopping(_Monitor):
     min_delta
         What counts as an improvement.
     mode
-        ``"min"`` or ``"max"``.
+        ``"min"`` or ``"max"``; None tells it by the monitor's name, "max" for accuracies and
+        other scores.
     """
 
     def __init__(
@@ -105,7 +111,7 @@ class EarlyStopping(_Monitor):
         patience: int = 10,
         restore_best: bool = True,
         min_delta: float = 0.0,
-        mode: str = "min",
+        mode: str | None = None,
     ) -> None:
         super().__init__(monitor, patience, min_delta, mode)
         self.restore_best = restore_best
@@ -160,7 +166,7 @@ class ReduceLROnPlateau(_Monitor):
         factor: float = 0.1,
         min_lr: float = 0.0,
         min_delta: float = 0.0,
-        mode: str = "min",
+        mode: str | None = None,
     ) -> None:
         super().__init__(monitor, patience, min_delta, mode)
         self.factor, self.min_lr = factor, min_lr
@@ -171,7 +177,25 @@ class ReduceLROnPlateau(_Monitor):
             self.waited = 0
 
 
-class CSVLogger(Callback):
+class _Logger(Callback):
+    """Writes a line an epoch to a file; a resumed run goes on after its checkpoint's last line."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = path
+
+    def on_fit_begin(self, trainer: Trainer) -> None:
+        with open(self.path, "w"):
+            pass
+
+    def state(self) -> dict[str, Any]:
+        return {"size": os.path.getsize(self.path)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        with open(self.path, "a") as file:
+            file.truncate(state["size"])
+
+
+class CSVLogger(_Logger):
     """Write a line an epoch to a CSV file.
 
     Parameters
@@ -179,13 +203,6 @@ class CSVLogger(Callback):
     path
         The file; a resumed run appends to it.
     """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = path
-
-    def on_fit_begin(self, trainer: Trainer) -> None:
-        with open(self.path, "w", newline=""):
-            pass
 
     def on_epoch_end(self, trainer: Trainer, logs: Logs) -> None:
         with open(self.path, "a", newline="") as file:
@@ -195,7 +212,7 @@ class CSVLogger(Callback):
             writer.writerow(logs)
 
 
-class JSONLogger(Callback):
+class JSONLogger(_Logger):
     """Write an epoch's numbers as a line of JSON.
 
     Parameters
@@ -203,13 +220,6 @@ class JSONLogger(Callback):
     path
         The file; a resumed run appends to it.
     """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = path
-
-    def on_fit_begin(self, trainer: Trainer) -> None:
-        with open(self.path, "w"):
-            pass
 
     def on_epoch_end(self, trainer: Trainer, logs: Logs) -> None:
         with open(self.path, "a") as file:

@@ -195,7 +195,12 @@ class Tensor:
         grad = self._grad
         if grad is None:
             return None
-        return grad.dense() if isinstance(grad, RowSums) else grad
+        if isinstance(grad, RowSums):
+            whole = grad.dense()
+            whole.flags.writeable = False  # made anew for each look: a write would be lost
+            return whole
+        array: Array = grad
+        return array
 
     @grad.setter
     def grad(self, value: ArrayLike | None) -> None:
@@ -245,6 +250,9 @@ class Tensor:
 
     def detach(self) -> Tensor:
         """A Tensor with the same value and no history."""
+        if _state.tracing:
+            with no_grad():
+                return apply("copy", (self,))
         return Tensor(self._value, name=self.name)
 
     def _label(self) -> str:
@@ -429,9 +437,11 @@ class Tensor:
     def _accumulate(self, grad: Any) -> None:
         if self._grad is None:
             self._grad = grad if isinstance(grad, RowSums) else np.array(grad)
+        elif isinstance(grad, RowSums) and isinstance(self._grad, RowSums):
+            self._grad = _add_gradients(Tensor(self._grad), Tensor(grad))._value
         else:
             old = self._grad.dense() if isinstance(self._grad, RowSums) else self._grad
-            self._grad = old + (grad.dense() if isinstance(grad, RowSums) else grad)
+            self._grad = np.asarray(old + (grad.dense() if isinstance(grad, RowSums) else grad))
 
 
 @dataclass(slots=True)
@@ -607,7 +617,11 @@ def _pull_around(
 
 
 def _add_gradients(a: Tensor, b: Tensor) -> Tensor:
-    """The sum of two gradients of one value."""
+    """The sum of two gradients of one value; of two in rows, again one in rows."""
+    if isinstance(a._value, RowSums) and isinstance(b._value, RowSums):
+        rows = apply("concatenate", (_row_ids(a), _row_ids(b)), {"axis": 0})
+        sums = apply("concatenate", (row_values(a), row_values(b)), {"axis": 0})
+        return apply("row_sums", (rows, sums), {"n_rows": a._value.n_rows})
     return METHODS["add"](_densify(a), _densify(b))
 
 
@@ -646,6 +660,11 @@ def row_values(g: Tensor) -> Tensor:
     return Tensor(value.sums, op=ROW_VALUES, inputs=(g,) if _state.tracing else ())
 
 
+def _row_ids(g: Tensor) -> Tensor:
+    """The rows of a gradient in rows."""
+    return Tensor(g._value.rows, op=ROW_IDS, inputs=(g,) if _state.tracing else ())
+
+
 def with_row_values(g: Tensor, sums: Tensor) -> Tensor:
     """The gradient in rows `g` with other sums."""
     value = RowSums(g._value.rows, sums._value, g._value.n_rows)
@@ -653,6 +672,7 @@ def with_row_values(g: Tensor, sums: Tensor) -> Tensor:
 
 
 # Names for a part of a value, not computations: a program resolves them when it numbers buffers.
+ROW_IDS = Op("row_ids", lambda g: [g], None, lambda g: 0)
 ROW_VALUES = Op("row_values", lambda g: [g], None, lambda g: 0)
 WITH_ROW_VALUES = Op("with_row_values", lambda g, sums: [g], None, lambda g, sums: 0)
 

@@ -128,8 +128,8 @@ def _paired(name: str, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _one(name: str, value: Any, what: str) -> Tensor:
-    if isinstance(value, Tensor):
-        return value
+    if isinstance(value, Tensor | np.ndarray):
+        return functions.as_tensor(value)
     parts = f"{len(value)} of them" if isinstance(value, tuple) else ""
     if isinstance(value, Mapping):
         parts = "a dict with " + ", ".join(repr(k) for k in value)

@@ -213,7 +213,9 @@ class Program:
                 continue
             inputs = tuple(b for t in node._inputs for b in where[id(t)])
             name = node._op.name
-            if node._op is graph.ROW_VALUES:
+            if node._op is graph.ROW_IDS:
+                where[id(node)] = inputs[:1]
+            elif node._op is graph.ROW_VALUES:
                 where[id(node)] = inputs[1:]
             elif node._op is graph.WITH_ROW_VALUES:
                 where[id(node)] = (inputs[0], inputs[2])
@@ -268,8 +270,8 @@ class Program:
     @contextmanager
     def session(self, threads: int | None) -> Iterator[None]:
         """Own the parameters inside a ``with`` block; they are written back when it ends."""
-        self.begin(threads)
         try:
+            self.begin(threads)
             yield
         finally:
             self.end()
@@ -418,6 +420,10 @@ def _fuse(instructions: list[Instruction]) -> list[Instruction]:
         if operand is not None and uses[ins.inputs[operand]] == 1:
             at = made.get(ins.inputs[operand])
             before = None if at is None else fused[at]
+            # An operand that was updated in between (a parameter that is a factor of another one's
+            # gradient) no longer has the value that the product needs.
+            if before is not None and any(made.get(b, -1) > (at or 0) for b in before.inputs):
+                before = None
             merged = None if before is None else _merge(before, ins)
             if at is not None and merged is not None:
                 fused[at], ins = None, merged

@@ -679,10 +679,12 @@ def take(table: Array, ids: Array) -> Any:
 
 @_op
 def row_sums(ids: Array, g: Array, *, n_rows: int) -> tuple[Array, Array]:
-    ids = _checked(ids, n_rows)
+    _checked(ids[ids != -1], n_rows)
     rows, sums = np.full(ids.shape, -1, np.int64), np.zeros_like(g)
     slot: dict[int, int] = {}
     for row, g_row in zip(ids.tolist(), g, strict=True):
+        if row == -1:  # no row: sums of sums have such places
+            continue
         i = slot.setdefault(row, len(slot))
         rows[i] = row
         sums[i] += g_row

@@ -6,6 +6,7 @@ import copy
 import csv
 import math
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ Array = NDArray[Any]
 Metric = str | Callable[[Any, Any], float]
 
 _BUDGET = 0.05  # seconds of steps between two looks at signals and the progress bar
+_UNTOUCHED = np.array(0x7FF8_0000_C0DE_0001, np.uint64).view(np.float64)  # no result is this NaN
 _PREDICT_BATCH = 256
 _INT64, _FLOAT64 = np.dtype(np.int64), np.dtype(np.float64)
 
@@ -49,6 +51,8 @@ class History:
 
     def __getitem__(self, key: str) -> list[float]:
         """The values of one key over the epochs."""
+        if self.epochs and not any(key in e for e in self.epochs):
+            raise KeyError(f"{key!r}: an epoch has {', '.join(self.epochs[-1])}")
         return [e[key] for e in self.epochs if key in e]
 
     def __len__(self) -> int:
@@ -110,7 +114,9 @@ class _Progress:
     loss_sum: float = 0.0
     weight_sum: float = 0.0
     extra_sums: dict[str, float] = field(default_factory=dict)
+    lr: float = 0.0  # at the first step of the epoch
     history: list[dict[str, float]] = field(default_factory=list)
+    asked: dict[str, Any] = field(default_factory=dict)  # what fit was called with
 
 
 class _Alone:
@@ -169,15 +175,28 @@ class Trainer:
         resume_from: str | os.PathLike[str] | None = None,
     ) -> None:
         backends.get(backend)
+        for name, value, kind in (("model", model, nn.Module), ("optimizer", optimizer, Optimizer)):
+            if not isinstance(value, kind):
+                given = value.__name__ if isinstance(value, type) else repr(value)
+                raise UsageError(
+                    f"{name}: expected an instance of {kind.__name__}, got {given}"
+                    + (f"; make one: {given}(...)" if isinstance(value, type) else "")
+                )
+        if isinstance(loss, type) or not callable(loss):
+            given = (
+                f"{loss.__name__}; make one: {loss.__name__}()" if isinstance(loss, type) else loss
+            )
+            raise UsageError(f"loss: expected a function of (outputs, targets), got {given}")
         self.model, self.loss, self.optimizer = model, loss, optimizer
         self.seed = backends.draw_seed() if seed is None else int(seed)
         self.stop = False
         self._threads, self._backend = threads, backend
         backends.check_threads(threads)
         self._epochs = 0  # epochs begun so far over all fits: the number of the shuffle
-        self._fits: list[list[dict[str, float]]] = []  # histories of the completed fits
-        self._fit = 0  # fit calls so far, replayed ones included
+        self._fits: list[dict[str, Any]] = []  # completed fits: what was asked, and the history
+        self._fit = 0  # fit calls completed so far, replayed ones included
         self._current: _Progress | None = None  # the fit that a checkpoint interrupted
+        self._running: _Fit | None = None  # the fit at work, or the one that an error ended
         self._callback_states: list[dict[str, Any]] = []
         self._programs: dict[Any, tuple[Program, Any]] = {}
         self._halves: dict[Any, _Halves] = {}
@@ -245,14 +264,24 @@ class Trainer:
             not finite, naming the step.
         """
         with self._alone():
-            self._fit += 1
-            if self._fit <= len(self._fits):
-                return History(self._fits[self._fit - 1])
             _check_counts(epochs, batch_size, checkpoint_every)
+            if y is None:
+                raise UsageError("y: expected targets, got None")
+            if len(metrics) and validation is None:
+                raise UsageError("metrics are taken of validation data: give validation=")
             data = Dataset(x, y, sample_weight, self._dtype)
             rows, held = self._split(data, validation)
+            asked = {"batch_size": batch_size, "rows": len(rows), "shuffle": shuffle}
+            if self._fit < len(self._fits):
+                done = self._fits[self._fit]
+                _check_same({"epochs": epochs, **asked}, done["asked"], "has completed")
+                self._fit += 1
+                return History([dict(e) for e in done["history"]])
+            if self._current is not None:
+                _check_same(asked, self._current.asked, "was interrupted in")
             run = _Fit(self, data, rows, batch_size, shuffle, callbacks, checkpoint_every)
             run.path, run.held, run.metrics = checkpoint, held, tuple(metrics)
+            run.asked = asked
             return run.train(epochs, progress)
 
     def step(self, x: Data, y: Data, *, sample_weight: Any = None) -> float:
@@ -342,7 +371,7 @@ class Trainer:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a checkpoint: weights, optimizer state, counters, histories."""
         with self._alone():
-            self._save(path, None, ())
+            self._save(path)
 
     # -- programs ----------------------------------------------------------------------------
 
@@ -613,6 +642,13 @@ class Trainer:
     ) -> tuple[Array, tuple[Any, ...] | None]:
         """The rows to train on, and the validation data."""
         rows = np.arange(data.n, dtype=np.int64)
+        if isinstance(validation, list):
+            validation = tuple(validation)
+        if not isinstance(validation, tuple | float | None):
+            raise UsageError(
+                "validation: expected (x, y), (x, y, weight) or a fraction, got "
+                f"{type(validation).__name__}"
+            )
         if validation is None or isinstance(validation, tuple):
             if isinstance(validation, tuple) and len(validation) not in (2, 3):
                 raise UsageError("validation: expected (x, y), (x, y, weight) or a fraction")
@@ -628,9 +664,9 @@ class Trainer:
     def _save(
         self,
         path: str | os.PathLike[str],
-        current: _Progress | None,
-        callbacks: Sequence[Callback],
     ) -> None:
+        current = None if self._running is None else self._running.state
+        callbacks = () if self._running is None else self._running.callbacks
         tensors = files.model_tensors(self.model)
         for name, states in self.optimizer.states.items():
             tensors |= {f"optimizer/{name}/{i}": s.data for i, s in enumerate(states)}
@@ -649,6 +685,7 @@ class Trainer:
             "epochs": self._epochs,
             "fits": self._fits,
             "current": None if current is None else vars(current),
+            "stop": self.stop,
             "callbacks": states_json,
         }
         files.save_tensors(path, tensors, config)
@@ -659,6 +696,9 @@ class Trainer:
             raise FileError(
                 f"{os.fspath(path)}: holds a {config.get('kind')}, not a Trainer's state"
             )
+        parameters = self.model.parameters()
+        stored = {k.split("/")[1] for k in tensors if k.startswith("optimizer/")}
+        self.optimizer.init({k: p for k, p in parameters.items() if k in stored})
         expected = {
             f"optimizer/{name}/{i}": s
             for name, states in self.optimizer.states.items()
@@ -674,6 +714,7 @@ class Trainer:
             state.data = np.array(tensors[name])
         self.optimizer.restore(config["optimizer"])
         self.seed, self._epochs, self._fits = config["seed"], config["epochs"], config["fits"]
+        self.stop = config["stop"]
         self.model.init(self.seed)
         if config["current"] is not None:
             self._current = _Progress(**config["current"])
@@ -774,11 +815,8 @@ class _Halves:
     def _run(
         self, program: Program, sources: list[Array], scalars: Array, outputs: list[Array]
     ) -> None:
-        program.begin(self.trainer._threads)
-        try:
+        with program.session(self.trainer._threads):
             program.run(1, sources, scalars=scalars, outputs=outputs)
-        finally:
-            program.end()
 
     def _check(self, upstream: tuple[Any, ...]) -> list[Array]:
         value: Any = upstream[0] if len(upstream) == 1 else upstream
@@ -869,30 +907,35 @@ class _Fit:
         self.steps = self.full + (self.rest > 0)
         self.path: str | os.PathLike[str] | None = None
         self.held: tuple[Any, ...] | None = None
+        self.asked: dict[str, Any] = {}
         self.metrics: tuple[Metric, ...] = ()
 
     def train(self, epochs: int, progress: bool) -> History:
         """Run the epochs that are not done yet."""
         trainer = self.trainer
-        trainer.stop = False
         state, trainer._current = trainer._current, None
+        trainer._running = None
         if state is None:
-            state = _Progress()
+            trainer.stop = False
+            state = _Progress(asked=self.asked)
             for callback in self.callbacks:
                 callback.on_fit_begin(trainer)
         else:
             for callback, saved in zip(self.callbacks, trainer._callback_states, strict=False):
                 callback.restore(saved)
         self.state = state
+        trainer._running = self
         with _bar(progress, epochs * self.steps, self._done(state)) as bar:
             while state.epochs_done < epochs and not trainer.stop:
                 self._epoch(bar)
         for callback in self.callbacks:
             callback.on_fit_end(trainer)
-        trainer._fits.append(state.history)
+        trainer._fits.append({"asked": {"epochs": epochs, **self.asked}, "history": state.history})
+        trainer._fit += 1
+        trainer._running = None
         if self.path is not None:
-            trainer._save(self.path, None, ())
-        return History(state.history)
+            trainer._save(self.path)
+        return History([dict(e) for e in state.history])
 
     def _done(self, state: _Progress) -> int:
         return state.epochs_done * self.steps + state.step
@@ -903,7 +946,8 @@ class _Fit:
         if self.shuffle:
             key = backends.stream_key(trainer.seed, "shuffle")
             order = order[backends.permutation(key, trainer._epochs, len(order))]
-        lr = trainer.optimizer.rate(trainer.optimizer.steps)
+        if state.step == 0:
+            state.lr = trainer.optimizer.rate(trainer.optimizer.steps)
         if state.step < self.full:
             self._steps(order, self.batch, self.full, bar)
         if self.rest and state.step < self.steps:
@@ -911,9 +955,9 @@ class _Fit:
         logs = {
             "epoch": float(trainer._epochs),
             "loss": state.loss_sum / max(state.weight_sum, 1e-300),
-            "lr": lr,
+            "lr": state.lr,
         }
-        logs |= {k: v / state.weight_sum for k, v in state.extra_sums.items()}
+        logs |= {k: v / max(state.weight_sum, 1e-300) for k, v in state.extra_sums.items()}
         if self.held is not None:
             x, y, *w = self.held
             scores = trainer._evaluate(x, y, w[0] if w else None, self.metrics)
@@ -927,7 +971,7 @@ class _Fit:
             callback.on_epoch_end(trainer, logs)
         bar.epoch(logs)
         if self.path is not None and self.every is None:
-            trainer._save(self.path, state, self.callbacks)
+            trainer._save(self.path)
 
     def _steps(self, order: Array, batch: int, until: int, bar: _Bar) -> None:
         """Run the steps of one minibatch size up to step `until` of the epoch."""
@@ -941,17 +985,18 @@ class _Fit:
                 boundary = min(until, state.step + self.every - total % self.every)
             before = _Before(trainer, state.step)
             try:
-                with program.session(trainer._threads):
+                with _held_interrupts() as look, program.session(trainer._threads):
                     while state.step < boundary:
                         chunk = min(chunk, boundary - state.step)
                         done = self._run(program, names, order, batch, chunk)
                         bar.advance(done, state)
+                        look()
                         chunk = max(1, 2 * done) if done == chunk else done
             except _NotFinite as failure:
                 self._explain(program, names, order, batch, before, failure)
             due = self.every is not None and trainer.optimizer.steps % self.every == 0
             if self.path is not None and due:
-                trainer._save(self.path, state, self.callbacks)
+                trainer._save(self.path)
 
     def _explain(
         self,
@@ -989,15 +1034,20 @@ class _Fit:
         trainer, state = self.trainer, self.state
         first = state.step * self.batch
         index = order[first : first + steps * batch]
-        results = np.empty((steps, 1 + len(names)))
-        done = program.run(
-            steps,
-            self.data.arrays,
-            index=index,
-            scalars=trainer.optimizer.coming(steps),
-            results=results,
-            budget=_BUDGET,
-        )
+        results = np.full((steps, 1 + len(names)), _UNTOUCHED)
+        failure: IndexError | None = None
+        try:
+            program.run(
+                steps,
+                self.data.arrays,
+                index=index,
+                scalars=trainer.optimizer.coming(steps),
+                results=results,
+                budget=_BUDGET,
+            )
+        except IndexError as error:  # the steps before it were done, and count
+            failure = error
+        done = int(np.count_nonzero(results[:, 0].view(np.uint64) != _UNTOUCHED.view(np.uint64)))
         weighted = "sample_weight" in self.data.parts
         for i, row in enumerate(results[:done].tolist()):
             share = float(batch)
@@ -1012,7 +1062,46 @@ class _Fit:
             raise _NotFinite(done)
         trainer.optimizer.advance(done)
         state.step += done
+        if failure is not None:
+            raise DataError(f"step {trainer.optimizer.steps}: {failure}") from failure
         return done
+
+
+@contextmanager
+def _held_interrupts() -> Iterator[Callable[[], None]]:
+    """Hold Ctrl-C back inside a ``with`` block, where weights and counters are not yet in step.
+
+    Calling what it gives lets an interrupt that came meanwhile through. A handler of the
+    caller's own, and other threads, which get no signals, are left alone.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield lambda: None
+        return
+    came: list[bool] = []
+
+    def look() -> None:
+        if came:
+            came.clear()
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, lambda *_: came.append(True))
+    try:
+        yield look
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    look()
+
+
+def _check_same(asked: Mapping[str, Any], before: Mapping[str, Any], what: str) -> None:
+    """A resumed script must ask for what the checkpoint is of."""
+    for name, value in asked.items():
+        if value != before[name]:
+            raise UsageError(
+                f"fit: {name}={value!r}, but the checkpoint {what} a fit with "
+                f"{name}={before[name]!r}: run the same script to resume; to train on, call fit "
+                "once more after it"
+            )
 
 
 class _NotFinite(Exception):

@@ -125,15 +125,12 @@ class _Penalised(optim.Optimizer):
         return 2 * optim.N_COEFFICIENTS
 
     def trace(
-        self, parameters: Mapping[str, Tensor], grads: Mapping[str, Tensor], coef: Any
+        self, parameters: Mapping[str, Tensor], grads: Mapping[str, Tensor], column: int
     ) -> list[Tensor]:
-        n = optim.N_COEFFICIENTS
-        at = coef.attrs["column"] + n if isinstance(coef, Tensor) else coef + n
-        second = Tensor(coef.spec, attrs={"column": at}) if isinstance(coef, Tensor) else at
         weights = {path: g for path, g in grads.items() if path.endswith("weight")}
         biases = {path: g for path, g in grads.items() if path not in weights}
-        traced = super().trace(parameters, weights, coef)
-        return traced + super().trace(parameters, biases, second)
+        traced = super().trace(parameters, weights, column)
+        return traced + super().trace(parameters, biases, column + optim.N_COEFFICIENTS)
 
 
 class _SGD(_Penalised, optim.SGD):
