@@ -82,6 +82,7 @@ class ActorCritic(cr.nn.Module):
 def test_structures_go_in_and_come_out():
     numbers, _ = table_data(16)
     x = {"numbers": numbers, "city": np.arange(16) % 7}
+    x = {"unused": np.ones((16, 2)), **x, "too": np.ones(16)}
     trainer = cr.Trainer(ActorCritic(), cr.losses.MeanSquaredError(), cr.optim.Adam(0.05), seed=1)
     first, finish = trainer.begin_step(x)
     assert first["pi"].shape == (16, 4)
@@ -91,6 +92,7 @@ def test_structures_go_in_and_come_out():
     np.testing.assert_array_equal(trainer.model.pi.weight.data, before)
     assert dx["numbers"].shape == (16, 9)
     assert dx["city"] is None
+    assert dx["unused"] is None
     for _ in range(200):
         outputs, finish = trainer.begin_step(x)
         finish(0.1 * outputs["pi"], outputs["v"] - 1.0)  # in the order of the outputs

@@ -128,14 +128,14 @@ def _paired(name: str, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _one(name: str, value: Any, what: str) -> Tensor:
-    if isinstance(value, Tensor | np.ndarray):
+    if not isinstance(value, tuple | Mapping):
         return functions.as_tensor(value)
-    parts = f"{len(value)} of them" if isinstance(value, tuple) else ""
+    got = f"{len(value)} of them"
     if isinstance(value, Mapping):
-        parts = "a dict with " + ", ".join(repr(k) for k in value)
+        got = "a dict with " + ", ".join(repr(k) for k in value)
     raise UsageError(
-        f"{name}: expected one array of {what}, got {parts or type(value).__name__}; write a "
-        f"loss of your own that picks: lambda outputs, targets: {name}()(outputs[...], targets)"
+        f"{name}: expected one array of {what}, got {got}; write a loss of your own that picks: "
+        f"lambda outputs, targets: {name}()(outputs[...], targets)"
     )
 
 

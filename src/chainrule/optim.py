@@ -172,6 +172,14 @@ class Optimizer:
                 ],
             )
 
+    def check_groups(self, parameters: Mapping[str, Tensor]) -> None:
+        """Raise where a group's pattern matches none of the parameters."""
+        for pattern in self.groups:
+            if not any(fnmatchcase(path, pattern) for path in parameters):
+                raise UsageError(
+                    f"groups: {pattern!r} matches no parameter; there are {', '.join(parameters)}"
+                )
+
     def trace(
         self, parameters: Mapping[str, Tensor], grads: Mapping[str, Tensor], column: int
     ) -> list[Tensor]:
@@ -179,12 +187,6 @@ class Optimizer:
 
         The coefficients are read from the scalars of the step, from `column` on.
         """
-        for pattern in self.groups:
-            if not any(fnmatchcase(path, pattern) for path in parameters):
-                raise UsageError(
-                    f"groups: {pattern!r} matches no trainable parameter; there are "
-                    f"{', '.join(parameters)}"
-                )
         spec = Spec((N_COEFFICIENTS,), np.dtype(np.float64))
         columns = sorted({self._column(path) for path in grads})
         coefs = {c: Tensor(spec, attrs={"column": column + c}) for c in columns}

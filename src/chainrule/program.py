@@ -123,11 +123,11 @@ class Program:
                 self._runner.bind(i, b.array)
         self.bounds = _bounds(self)
 
-    def split(self, late: int) -> tuple[Program, Program, list[Spec]]:
+    def split(self, late: int, sources: int) -> tuple[Program, Program, list[Spec]]:
         """Part the program in two: what does not depend on the sources from `late` on, the rest.
 
         What the first part computes and the second needs goes through arrays: the first part
-        stores it as further outputs, the second loads it as further sources. Values without a
+        stores it as further outputs, the second loads it from `sources` on. Values without a
         row for each sample are cheap or rare, and are computed again.
 
         Returns
@@ -149,7 +149,6 @@ class Program:
                 early.append(ins)
         made = {b: ins for ins in early for b in ins.outputs}
         n_stored = sum(ins.op == "store" for ins in early)
-        n_sources = sum(ins.op == "load" for ins in self.instructions)
         passed: list[int] = []
         again: dict[int, Instruction] = {}  # by buffer: the load, or what is computed again
 
@@ -159,7 +158,7 @@ class Program:
                 return
             spec = self.buffers[b].spec
             if ins.op != "load" and spec.shape[:1] == (self.batch,) and spec.dtype != np.bool_:
-                attrs = {"spec": spec, "source": n_sources + len(passed)}
+                attrs = {"spec": spec, "source": sources + len(passed)}
                 again[b] = Instruction("load", (), (b,), attrs)
                 passed.append(b)
                 return
@@ -278,6 +277,7 @@ class Program:
 
     def begin(self, threads: int | None) -> None:
         """Own the parameters until `end`; what `session` does."""
+        self._copies.clear()
         for i, tensor in self._owned:
             if tensor._value is not self._bound.get(i):
                 array = np.ascontiguousarray(tensor.data)

@@ -203,6 +203,7 @@ class Trainer:
         self._known: tuple[int, list[nn.Parameter]] = (-1, [])
         self._guard = _Alone()
         model.init(self.seed)
+        optimizer.check_groups(model.parameters())
         optimizer.init(model.trainable())
         if resume_from is not None and os.path.exists(resume_from):
             self._resume(resume_from)
@@ -772,7 +773,7 @@ class _Halves:
         self, updates: list[Tensor], owned: list[Tensor]
     ) -> tuple[Program, Program, list[Spec]]:
         whole = Program([*self._roots, *updates], owned, self.specs[0].shape[0], self._backend)
-        return whole.split(self.n_x)
+        return whole.split(self.n_x, self.n_x + len(self.specs))
 
     @property
     def _backend(self) -> str:
