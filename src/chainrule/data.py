@@ -44,8 +44,12 @@ class Structure:
     def __init__(self, value: Data, where: str = "") -> None:
         self.leaves: list[Any] = []
         self.labels: list[str] = []
+        self.plan: Any
         self.where = where
-        self.plan = self._walk(value, where)  # equal where two structures are alike
+        if type(value) is np.ndarray:
+            self.leaves, self.labels, self.plan = [value], [where], 0
+        else:
+            self.plan = self._walk(value, where)  # equal where two structures are alike
 
     def _walk(self, value: Data, label: str) -> Any:
         if isinstance(value, tuple):

@@ -572,8 +572,11 @@ class Trainer:
             data.check_bounds(program)
             if outputs is None:
                 outputs = [np.empty((data.n, *s.shape[1:]), s.dtype) for s in specs]
-            with program.session(self._threads):
+            program.begin(self._threads)
+            try:
                 self._run_rows(program, data.arrays, first, batch, data.n, outputs)
+            finally:
+                program.end()
         if outputs is None or structure is None:
             raise DataError("x has no rows")
         return structure.build(outputs)
