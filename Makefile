@@ -20,7 +20,7 @@ WHEEL = $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench bench-peers ulp wheel clean
+.PHONY: help demo test test-peers lint format bench bench-peers ulp wheel clean
 
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,10 @@ demo: $(VENV)/installed ## train on the bundled corpus, score it, tag a sentence
 
 test: $(VENV)/installed $(VENV)/with-test ## run the tests against the installed package
 	$(BIN)/python -m pytest -q
+
+test-peers: $(VENV)/installed $(VENV)/with-test ## test the bridges and the C package
+	$(INSTALL) 'chainrule[sklearn,torch]'
+	$(BIN)/python -m pytest -q tests/test_interop_sklearn.py tests/test_interop_torch.py tests/test_embed.py tests/test_c_api.py
 
 lint: $(VENV)/installed $(VENV)/with-dev ## ruff, mypy, clang-format: what a change must pass
 	$(BIN)/ruff check src tests benchmarks examples
