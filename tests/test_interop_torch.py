@@ -130,6 +130,29 @@ def test_every_non_linearity_agrees(activation):
         torch.testing.assert_close(mine, p.grad, rtol=1e-6, atol=1e-6)
 
 
+def test_a_gradient_may_be_made_between_forward_and_backward():
+    ours, theirs = policy(torch.float64), policy(torch.float64)
+    x, y = rows(dtype=torch.float64)
+    loss = nn.CrossEntropyLoss(label_smoothing=0.2)  # one that the compiled step does not have
+    mine, other = (torch.optim.Adam(m.parameters(), 1e-2) for m in (ours, theirs))
+    fast = accelerate(ours, nn.CrossEntropyLoss(), mine)
+    for _ in range(20):
+        outputs, finish = fast.begin_step(x)
+        outputs.requires_grad_()
+        loss(outputs, y).backward()
+        dx = finish(outputs.grad)
+        other.zero_grad()
+        own = x.clone().requires_grad_()
+        loss(theirs(own), y).backward()
+        other.step()
+        torch.testing.assert_close(dx, own.grad, rtol=1e-9, atol=1e-12)
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+    outputs, finish = fast.begin_step(x)
+    with pytest.raises(cr.ChainruleError, match="update=False"):
+        finish(outputs, update=False)
+
+
 def test_the_learning_rate_is_the_present_one_and_schedulers_are_content():
     module, (x, y) = policy(), rows()
     optimizer = torch.optim.SGD(module.parameters(), 0.1)

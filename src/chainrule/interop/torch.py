@@ -417,6 +417,34 @@ class Accelerated:
         with self._torch() as trainer:
             return trainer.step(_arrays(x), _arrays(y), sample_weight=_arrays(sample_weight))
 
+    def begin_step(self, x: Any) -> tuple[Any, Callable[..., Any]]:
+        """The first half of a step whose gradient is made elsewhere.
+
+        Parameters
+        ----------
+        x
+            Inputs of one minibatch, tensors or arrays.
+
+        Returns
+        -------
+        outputs
+            The module's outputs in training mode, as tensors that stand outside autograd.
+        finish
+            ``finish(*upstream, update=True) -> dx``, to be called once, with the derivative of
+            the loss by each output: goes backward, updates, and gives the derivative by x.
+            Gradients are not written to torch, so that `update` must be True.
+        """
+        with self._torch() as trainer:
+            outputs, second = trainer.begin_step(_arrays(x))
+
+        def finish(*upstream: Any, update: bool = True) -> Any:
+            if not update:
+                raise UsageError("finish: update=False would leave the gradients out of torch")
+            with self._torch():
+                return _tensors(second(*[_arrays(u) for u in upstream]))
+
+        return _tensors(outputs), finish
+
 
 def _arrays(value: Any) -> Any:
     """Tensors as arrays on the same memory."""
@@ -428,6 +456,17 @@ def _arrays(value: Any) -> Any:
         return tuple(_arrays(v) for v in value)
     if isinstance(value, dict):
         return {k: _arrays(v) for k, v in value.items()}
+    return value
+
+
+def _tensors(value: Any) -> Any:
+    """Arrays as tensors on the same memory."""
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value)
+    if isinstance(value, tuple):
+        return tuple(_tensors(v) for v in value)
+    if isinstance(value, dict):
+        return {k: _tensors(v) for k, v in value.items()}
     return value
 
 
