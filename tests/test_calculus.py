@@ -112,6 +112,17 @@ def test_tanh_is_a_stretched_sigmoid():
     )
 
 
+def test_second_derivatives_pass_through_a_lookup():
+    ids = np.array([2, 0, 2])
+
+    def f(t):
+        return cr.sum(cr.take(t, ids) ** 3) + cr.sum(t[1:] ** 3)
+
+    x = RNG.normal(size=(3, 2))
+    second = cr.grad(lambda t: cr.sum(cr.grad(f)(t)))(x)
+    np.testing.assert_allclose(second, 6 * x * np.array([[1.0], [1.0], [3.0]]), rtol=1e-13)
+
+
 # -- roles -----------------------------------------------------------------------------------------
 
 

@@ -504,7 +504,7 @@ def apply(name: str, inputs: Sequence[Tensor], attrs: Mapping[str, Any] | None =
     keep = requires_grad or _state.tracing
     return Tensor(
         value,
-        requires_grad=requires_grad and np.issubdtype(specs[0].dtype, np.floating),
+        requires_grad=requires_grad and np.issubdtype(specs[-1].dtype, np.floating),
         op=op if keep else None,
         inputs=tuple(inputs) if keep else (),
         attrs=attrs,

@@ -276,6 +276,10 @@ def _take_vjp(node: Tensor, g: Tensor, needs: Sequence[bool]) -> list[Tensor | N
     return [apply("row_sums", (reshape(ids, (-1,)), reshape(g, (ids.size, -1))), attrs), None]
 
 
+def _row_sums_vjp(node: Tensor, u: Tensor, needs: Sequence[bool]) -> list[Tensor | None]:
+    return [None, apply("take", (u, node._inputs[0]))]  # u has the table's shape
+
+
 def _row_sums_shape(ids: Spec, g: Spec, n_rows: int) -> list[Spec]:
     return [Spec(ids.shape, _INT64), g]
 
@@ -372,8 +376,8 @@ _row("dsoftmax_cross_entropy", lambda g, z, y: [z], _dcross_entropy_vjp, lambda 
 _row("matmul", _matmul_shape, _matmul_vjp, _matmul_flops)
 _row("dense", _dense_shape, _dense_vjp, _dense_flops)
 _row("take", lambda table, ids: [Spec(ids.shape + table.shape[1:], table.dtype)], _take_vjp, _none)
-_row("row_sums", _row_sums_shape, None, lambda ids, g, n_rows: g.size)
-_row("scatter_rows", lambda g, n_rows: [g], None, _none)
+_row("row_sums", _row_sums_shape, _row_sums_vjp, lambda ids, g, n_rows: g.size)
+_row("scatter_rows", lambda g, n_rows: [g], lambda node, u, needs: [u], _none)
 _row(
     "take_along_last",
     lambda x, ids: [Spec(ids.shape, x.dtype)],
