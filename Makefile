@@ -34,6 +34,8 @@ test: $(VENV)/installed $(VENV)/with-test ## run the tests against the installed
 test-peers: $(VENV)/installed $(VENV)/with-test ## test the bridges and the C package
 	$(INSTALL) 'chainrule[sklearn,torch]'
 	$(BIN)/python -m pytest -q tests/test_interop_sklearn.py tests/test_interop_torch.py tests/test_embed.py tests/test_c_api.py
+test-peers: $(VENV)/installed $(VENV)/with-peers ## compare derivatives of 2,000 random graphs with PyTorch
+	CHAINRULE_GRAPHS=2000 $(BIN)/python -m pytest -q tests/peers
 
 lint: $(VENV)/installed $(VENV)/with-dev ## ruff, mypy, clang-format: what a change must pass
 	$(BIN)/ruff check src tests benchmarks examples
@@ -89,6 +91,9 @@ PEERS ?= torch==2.13.0 jax[cpu] scikit-learn thinc matplotlib
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python -m pip install --quiet $(PEERS)
 	.venv-peers/bin/python -m pip install --quiet .
+
+$(VENV)/with-peers: pyproject.toml | $(VENV)/with-test
+	$(INSTALL) torch
 	@touch $@
 
 $(VENV)/with-cmake: pyproject.toml | $(BIN)/python
