@@ -178,6 +178,20 @@ def test_a_changed_value_that_backward_does_not_need_is_not_in_the_way():
     np.testing.assert_array_equal(w.grad, [3.0, 3.0])
 
 
+def test_a_step_of_an_optimizer_counts_as_a_change():
+    layer = cr.nn.Dense(2, 1, dtype="float64")
+    layer.init(0)
+    y = (layer(np.ones((1, 2))) ** 2).sum()
+    y.backward()
+    cr.optim.SGD(0.1).step(layer)
+    x = cr.tensor(np.ones((1, 2)))
+    later = (layer(x) ** 2).sum()
+    later.backward()
+    cr.optim.SGD(0.1).step(layer)
+    with pytest.raises(ValueError, match="has changed"):
+        later.backward()
+
+
 def test_the_result_of_an_op_is_read_only_in_place():
     x = cr.tensor([1.0, 2.0])
     h = cr.tanh(x)

@@ -245,6 +245,7 @@ class Optimizer:
             else:
                 operands = [p.data, grad, *states, coef]
                 backend.current().update("update", operands, attrs, targets)
+            p.data = targets[0]  # the same array: a graph that still needs the old values is told
             p.grad = None
         self.advance(1)
 
