@@ -31,12 +31,9 @@ demo: $(VENV)/installed ## train on the bundled corpus, score it, tag a sentence
 test: $(VENV)/installed $(VENV)/with-test ## run the tests against the installed package
 	$(BIN)/python -m pytest -q
 
-test-peers: $(VENV)/installed $(VENV)/with-test ## test the bridges and the C package
+test-peers: $(VENV)/installed $(VENV)/with-test .venv-peers/installed ## bridges, C package, and derivatives beside PyTorch (long)
 	$(INSTALL) 'chainrule[sklearn,torch]'
 	$(BIN)/python -m pytest -q tests/test_interop_sklearn.py tests/test_interop_torch.py tests/test_embed.py tests/test_c_api.py
-test-peers: $(VENV)/installed $(VENV)/with-peers ## compare derivatives of 2,000 random graphs with PyTorch
-	CHAINRULE_GRAPHS=2000 $(BIN)/python -m pytest -q tests/peers
-test-peers: .venv-peers/installed ## compare derivatives of 2,000 random graphs with PyTorch
 	.venv-peers/bin/python -m pip install --quiet pytest hypothesis
 	CHAINRULE_GRAPHS=2000 .venv-peers/bin/python -m pytest -q tests/peers
 
@@ -49,9 +46,6 @@ lint: $(VENV)/installed $(VENV)/with-dev ## ruff, mypy, clang-format: what a cha
 format: $(VENV)/with-dev ## bring Python and C into shape
 	$(BIN)/ruff check --fix-only src tests benchmarks examples
 	$(BIN)/ruff format src tests benchmarks examples
-	$(BIN)/clang-format -i csrc/*.c csrc/*.h
-	$(BIN)/ruff check --fix-only src tests benchmarks
-	$(BIN)/ruff format src tests benchmarks
 	$(BIN)/clang-format -i csrc/*.c csrc/*.h examples/c/*.c tests/c/*.c
 
 bench: $(VENV)/installed $(VENV)/with-test ## time kernels and training steps
