@@ -49,7 +49,7 @@ format: $(VENV)/with-dev ## bring Python and C into shape
 	$(BIN)/clang-format -i csrc/*.c csrc/*.h examples/c/*.c tests/c/*.c
 
 bench: $(VENV)/installed $(VENV)/with-test ## time kernels and training steps
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q benchmarks
+	env -u OPENBLAS_CORETYPE OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q benchmarks
 
 bench-peers: .venv-peers/installed ## the whole table beside PyTorch, JAX and others (long)
 	.venv-peers/bin/python benchmarks/suite.py $(BENCH)
