@@ -209,3 +209,14 @@ def test_ctrl_c_leaves_with_130_and_no_model(files, tmp_path):
     assert process.returncode == 130 and time.monotonic() - started < 10
     assert err.endswith(b"chainrule: interrupted\n") and b"Traceback" not in err
     assert not list(tmp_path.iterdir())
+
+
+def test_bench_compares_only_equal_training():
+    from chainrule import bench
+
+    for name in ("ner", "rl", "mnist-adam"):
+        case = bench.CASES[name]
+        ours, numpy = (
+            bench.checked(case, kind(case, 1)) for kind in (bench.Chainrule, bench.Numpy)
+        )
+        assert ours == pytest.approx(numpy, abs=1e-6) and ours < case.loss(case.start())

@@ -8,8 +8,9 @@ compared before anything is timed. `chainrule bench` runs the short form below; 
 from __future__ import annotations
 
 import statistics
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
@@ -501,7 +502,7 @@ def checked(case: Case, contender: Contender) -> float:
     return case.loss(contender.parameters())
 
 
-def short(peers: bool, rounds: int = 9, seconds: float = 0.03) -> list[str]:
+def short(peers: bool, rounds: int = 9, seconds: float = 0.03) -> Iterator[str]:
     """The short form: medians of some alternated rounds on one thread, in this process.
 
     Parameters
@@ -511,15 +512,15 @@ def short(peers: bool, rounds: int = 9, seconds: float = 0.03) -> list[str]:
     rounds, seconds
         How often each contender is timed, and for how long at least.
 
-    Returns
-    -------
-    list of str
+    Yields
+    ------
+    str
         A line a case.
     """
     names = ["chainrule", "numpy"]
     if peers:
         names += [n for n in ("torch", "jax") if find_spec(n)]
-    lines = [f"{'a step':<12}" + "".join(f"{n:>12}{'':9}" for n in names)]
+    yield (f"{'a step':<12}" + "".join(f"{n:>12}{'':10}" for n in names)).rstrip()
     for case in CASES.values():
         if case.name == "big":  # takes minutes: for the long form
             continue
@@ -535,12 +536,11 @@ def short(peers: bool, rounds: int = 9, seconds: float = 0.03) -> list[str]:
         line = f"{case.name:<12}"
         for name in names:
             if name not in times:
-                line += f"{'-':>12}{'':9}"
+                line += f"{'-':>12}{'':10}"
                 continue
             ratio = "" if name == "chainrule" else f"({times[name] / times['chainrule']:.2f}x)"
-            line += f"{times[name] * 1e6:9.1f} us {ratio:<9}"
-        lines.append(line.rstrip())
-    return lines
+            line += f"{times[name] * 1e6:9.1f} us {ratio:<10}"
+        yield line.rstrip()
 
 
 def _in_turn(
@@ -561,3 +561,8 @@ def timed(case: Case, contender: Contender, epochs: int) -> float:
     start = time.perf_counter()
     contender.train(epochs)
     return (time.perf_counter() - start) / (epochs * case.steps)
+
+
+if __name__ == "__main__":
+    for text in short("--peers" in sys.argv):
+        print(text, flush=True)

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -130,6 +131,8 @@ def _parser() -> argparse.ArgumentParser:
         "check the gradient of every op, layer and loss, in float64 and in float32",
     )
 
+    bench = add(commands, "bench", _bench, "time training steps beside numpy")
+    bench.add_argument("--peers", action="store_true", help="and PyTorch and JAX, if installed")
     add(commands, "doctor", _doctor, "what this build is and runs on")
     return parser
 
@@ -476,6 +479,19 @@ def _gradcheck(options: argparse.Namespace) -> None:
         f"all {count} right: float64 against central differences, float32 kernels against the "
         "float64 reference in ULP of the largest element"
     )
+
+
+# -- bench -----------------------------------------------------------------------------------
+
+
+def _bench(options: argparse.Namespace) -> None:
+    one = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    one["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
+    command = [sys.executable, "-m", "chainrule.bench", *(["--peers"] if options.peers else [])]
+    # A process of its own: numpy and the peers read this when they are imported.
+    status = subprocess.run(command, env={**os.environ, **one}, check=False).returncode
+    if status:
+        raise UsageError(f"bench: stopped with status {status}")
 
 
 # -- doctor ----------------------------------------------------------------------------------
