@@ -226,7 +226,7 @@ INLINE vreal v_log1p(vreal x) {
     vreal k, m, y, sum = 1 + x;
     vreal lost = x - (sum - 1); /* of x, by rounding 1 + x */
     m = split_exponent(sum, &k);
-    vreal inverse = V_C(0.5) * (vreal)((vint)v_splat(2) - ((vint)sum - (vint)m)); /* 2^-k */
+    vreal inverse = V_C(0.5) * (vreal)((vuint)v_splat(2) - ((vuint)sum - (vuint)m)); /* 2^-k */
     y = log_reduced(v_fma(lost, inverse, m - 1), k);
     y = v_select(x < INFINITY, y, x);
     y = v_select(x == -1, v_splat(-INFINITY), y);

@@ -225,6 +225,9 @@ def test_jacobians_of_the_lecture():
 
 
 def test_function_errors():
+    for name in ("leaky_relu", "elu"):  # f' is found from y: a negative slope would be wrong
+        with pytest.raises(ValueError, match="parameter from 0 up"):
+            getattr(cr, name)(np.ones(2), -0.5)
     x = cr.tensor(np.ones((2, 3)))
     with pytest.raises(ValueError, match="axis 5"):
         x.sum(axis=5)

@@ -144,12 +144,12 @@ swish = _activation("swish", "x sigmoid(x)")
 
 def leaky_relu(x: TensorLike, slope: float = 0.01) -> Tensor:
     """Elementwise x where positive, else ``slope * x``."""
-    return apply("leaky_relu", (_float(x, "leaky_relu"),), {"param": slope})
+    return activate(as_tensor(x), "leaky_relu", slope)
 
 
 def elu(x: TensorLike, alpha: float = 1.0) -> Tensor:
     """Elementwise x where positive, else ``alpha * (exp(x) - 1)`` (Clevert et al., 2016)."""
-    return apply("elu", (_float(x, "elu"),), {"param": alpha})
+    return activate(as_tensor(x), "elu", alpha)
 
 
 def gelu(x: TensorLike, approximate: str = "none") -> Tensor:
@@ -176,7 +176,15 @@ def activate(z: Tensor, name: str | None, param: float | None = None) -> Tensor:
     if row is None:
         known = ", ".join(sorted(reference.ACTIVATIONS))
         raise UsageError(f"activation: expected one of {known}, or None, got {name!r}")
-    return apply(name, (_float(z, name),), {"param": row.param if param is None else param})
+    return apply(name, (_float(z, name),), {"param": _checked_param(name, param)})
+
+
+def _checked_param(name: str, param: float | None) -> float:
+    """A row's parameter. f' is found from y, whose sign must be that of z: none below 0."""
+    value = reference.ACTIVATIONS[name].param if param is None else float(param)
+    if not value >= 0.0:
+        raise UsageError(f"{name}: expected a parameter from 0 up, got {param!r}")
+    return value
 
 
 def power(x: TensorLike, exponent: float) -> Tensor:
@@ -544,7 +552,7 @@ def dense(
         if row is None:
             known = ", ".join(sorted(reference.ACTIVATIONS))
             raise UsageError(f"dense: expected activation {known}, or None, got {activation!r}")
-        param = row.param if param is None else param
+        param = _checked_param(activation, param)
         fused = activation if row.residual == "y" else None
     y = apply("dense", operands, {"activation": fused, "param": param or 0.0})
     if activation is not None and fused is None:  # f' needs z, so z is a node of its own
